@@ -1,0 +1,45 @@
+# The words of `.ci/run`, which is where the steps themselves stand; `just` is a convenience.
+
+# Every step, as continuous integration runs them.
+ci *steps:
+    .ci/run {{steps}}
+
+# Formatting.
+fmt:
+    .ci/run fmt
+
+# Lints, warnings denied.
+clippy:
+    .ci/run clippy
+
+# Documentation, warnings denied.
+doc:
+    .ci/run doc
+
+# The README's test command.
+test:
+    .ci/run test
+
+# Every interleaving of the atomics, under loom.
+loom:
+    .ci/run loom
+
+# The README's demo, its result checked.
+demo:
+    .ci/run demo
+
+# The benches compile.
+bench-smoke:
+    .ci/run bench-smoke
+
+# The tests and the demo again, as an unprivileged user (needs root).
+unprivileged:
+    .ci/run unprivileged
+
+# Licences, advisories and sources of the dependencies (needs cargo-deny).
+deny:
+    .ci/run deny
+
+# No step left a file in /dev/shm.
+leftovers *steps:
+    .ci/run {{steps}} leftovers
