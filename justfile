@@ -36,10 +36,10 @@ bench-smoke:
 unprivileged:
     .ci/run unprivileged
 
+# Cargo.lock is committed and up to date.
+lock:
+    .ci/run lock
+
 # Licences, advisories and sources of the dependencies (needs cargo-deny).
 deny:
     .ci/run deny
-
-# No step left a file in /dev/shm.
-leftovers *steps:
-    .ci/run {{steps}} leftovers
