@@ -1,0 +1,3 @@
+//! The stock sidecar: serves the built-in handlers.
+
+fn main() {}

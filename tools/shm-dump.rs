@@ -1,0 +1,3 @@
+//! Looks into the shared memory of an executor, alive or dead.
+
+fn main() {}
