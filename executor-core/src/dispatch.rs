@@ -1,0 +1,350 @@
+//! One task, from its descriptor to its completion: judged, journalled, run, published, counted.
+//!
+//! It chooses nothing: which lane is next is the [worker's](crate::worker) business, where the records lie is the
+//! [`Lane`]'s.
+//!
+//! # Invariants
+//! - D1: a lane's `take`, `start` and `publish` are called in this order, once each a task; nothing else of the lane's
+//!   records is used after `take`.
+//! - D2: the handler is called only between `start` with no verdict and `publish`.
+//! - D3: a panic leaves `in_flight` set, so [`Desk::resolve_panic`] can end that very task.
+
+use std::any::Any;
+use std::ops::Deref;
+use std::sync::atomic::AtomicU64;
+
+use crate::clock::Clock;
+use crate::histogram::BUCKETS;
+use crate::meter::{self, COUNTS, MeterLayout};
+use crate::record::{CompletionRecord, DescriptorRecord, INLINE_PAYLOAD};
+use crate::registry::{Fault, Row, Table};
+use crate::response::{Response, Written};
+use crate::status::{HandlerChange, Interrupted, Malformed, Poison, Status};
+use crate::task::{LaneFacts, TaskContext};
+
+/// One lane as the dispatch loop sees it.
+pub trait Lane {
+    /// Whether [`Lane::take`] would find a task now.
+    fn is_ready(&self) -> bool;
+
+    /// Copies the next task's descriptor to private memory and says which attempt this is: 0 no task is there, 1 a
+    /// fresh one, more the task that was in flight when the last worker died. Changes no position.
+    fn take(&mut self, into: &mut DescriptorRecord) -> u16;
+
+    /// Copies a payload that does not lie inline. `None` if it cannot be read.
+    fn payload<'a>(&self, length: usize, scratch: &'a mut Scratch) -> Option<&'a [u8]>;
+
+    /// Why the lane answers nothing but `Poisoned`, if so.
+    fn poison(&self) -> Option<Poison>;
+
+    /// Notes durably that the task is about to run (`None`) or ends with this status unrun. `false`: leave the task.
+    fn start(&mut self, attempt: u16, verdict: Option<Status>, started_at: u64) -> bool;
+
+    /// Where the answer goes.
+    fn response(&mut self) -> Response<'_>;
+
+    /// Publishes the completion and moves to the next position.
+    fn publish(&mut self, completion: &CompletionRecord);
+
+    /// The position of the task that `take` found or will find.
+    fn position(&self) -> u64;
+
+    /// The longest payload that does not lie inline, in bytes.
+    fn request_bytes(&self) -> usize;
+
+    /// Tasks a lane can hold.
+    fn capacity(&self) -> u64;
+}
+
+/// A lane with what its tasks are told and what the worker keeps about it.
+#[derive(Debug)]
+pub struct Served<L> {
+    /// The lane's records.
+    pub lane: L,
+    /// What its tasks are told.
+    pub facts: LaneFacts,
+    /// Tasks it may still serve before it goes back, once it is being drained.
+    pub(crate) budget: Option<u64>,
+}
+
+impl<L> Served<L> {
+    /// A lane to be adopted by a worker.
+    pub fn new(lane: L, facts: LaneFacts) -> Self {
+        Self { lane, facts, budget: None }
+    }
+}
+
+/// Private, 64-aligned memory for one payload.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    lines: Vec<Line>,
+}
+
+#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+impl Scratch {
+    /// Memory for payloads of up to `bytes`.
+    pub fn new(bytes: usize) -> Self {
+        Self { lines: vec![Line([0; 64]); bytes.div_ceil(64)] }
+    }
+
+    /// The first `length` bytes, or `None` if it was made for fewer.
+    #[inline]
+    pub fn get(&mut self, length: usize) -> Option<&mut [u8]> {
+        bytemuck::cast_slice_mut::<Line, u8>(&mut self.lines).get_mut(..length)
+    }
+}
+
+/// A worker's private desk: its table of handlers, its clock, the task in its hands.
+pub(crate) struct Desk<M> {
+    pub(crate) table: Table,
+    pub(crate) clock: Clock,
+    pub(crate) timed: bool,
+    pub(crate) worker: u32,
+    pub(crate) meter: M,
+    pub(crate) layout: MeterLayout,
+    pub(crate) scratch: Scratch,
+    pub(crate) record: DescriptorRecord,
+    pub(crate) in_flight: Option<InFlight>,
+    /// `completed_at` of the task just served, 0 after a miss: a task submitted before it starts at it.
+    pub(crate) last_completed_at: u64,
+}
+
+/// The task whose handler is running.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct InFlight {
+    pub(crate) place: Place,
+    attempt: u16,
+    dense: Option<u32>,
+    started_at: u64,
+}
+
+/// Where a lane stands among a worker's lanes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) class: usize,
+    pub(crate) index: usize,
+}
+
+impl<M: Deref<Target = [AtomicU64]>> Desk<M> {
+    /// Serves one task of the lane, or returns `false` if there is none. Does not return if the handler panics.
+    #[inline(always)]
+    pub(crate) fn step<L: Lane>(&mut self, served: &mut Served<L>, place: Place) -> bool {
+        let attempt = served.lane.take(&mut self.record);
+        if attempt == 0 {
+            return false;
+        }
+        let started_at = self.stamp();
+        let record = &self.record;
+        let mut row = self.table.find(record.handler_id());
+        let mut verdict = judge(record, row.as_deref(), served, attempt, started_at, &self.clock);
+        let length = record.length() as usize;
+        let mut request: &[u8] = &[];
+        if verdict.is_none() {
+            if length <= INLINE_PAYLOAD {
+                request = record.inline_payload().get(..length).unwrap_or_default();
+            } else if let Some(copy) = served.lane.payload(length, &mut self.scratch) {
+                request = copy;
+            } else {
+                verdict = Some(payload_lost(attempt));
+            }
+        }
+        if !served.lane.start(attempt, verdict, started_at) {
+            return false;
+        }
+        let dense = row.as_ref().map(|row| row.dense);
+        let (Some(row), None) = (row.as_mut(), verdict) else {
+            let status = verdict.unwrap_or(Status::Malformed(Malformed::UnknownHandler));
+            self.end(served, status, 0, started_at, dense, &Written::NOTHING);
+            return true;
+        };
+
+        self.in_flight = Some(InFlight { place, attempt, dense, started_at });
+        let context = TaskContext {
+            record,
+            lane: &served.facts,
+            clock: &self.clock,
+            position: served.lane.position(),
+            started_at,
+            attempt,
+            worker: self.worker,
+        };
+        let mut response = served.lane.response();
+        let outcome = row.run(&context, request, &mut response); // D3: may unwind
+        let status = match outcome {
+            Ok(()) => Status::Done,
+            Err(fault) => fail(fault, &mut response),
+        };
+        let written = response.finish();
+        self.in_flight = None;
+        self.end(served, status, attempt, started_at, dense, &written);
+        true
+    }
+
+    /// Ends the task whose handler panicked. The worker calls it after catching the panic.
+    #[cold]
+    pub(crate) fn resolve_panic<L: Lane>(
+        &mut self,
+        flight: InFlight,
+        served: &mut Served<L>,
+        panic: &(dyn Any + Send),
+    ) {
+        let mut response = served.lane.response();
+        response.set_text(panic_text(panic));
+        let written = response.finish();
+        self.end(served, Status::Panicked, flight.attempt, flight.started_at, flight.dense, &written);
+    }
+
+    #[inline(always)]
+    fn stamp(&self) -> u64 {
+        if !self.timed {
+            return 0;
+        }
+        // One comparison for "stamped, and not after the last task ended": 0 wraps to the greatest value.
+        let submitted_at = self.record.submitted_at();
+        if submitted_at.wrapping_sub(1) < self.last_completed_at { self.last_completed_at } else { self.clock.now() }
+    }
+
+    /// Publishes first and counts afterwards: while the producer fetches the line, counting costs it nothing.
+    #[inline(always)]
+    fn end<L: Lane>(
+        &mut self,
+        served: &mut Served<L>,
+        status: Status,
+        attempt: u16,
+        started_at: u64,
+        dense: Option<u32>,
+        written: &Written,
+    ) {
+        let length = written.wanted as u32;
+        let status = if written.fits { status } else { Status::ResponseTooLong { wanted: length } };
+        let completed_at = if !self.timed {
+            0
+        } else if attempt == 0 {
+            started_at
+        } else {
+            self.clock.now()
+        };
+        let submitted_at = self.record.submitted_at();
+        served.lane.publish(&CompletionRecord::new(
+            status,
+            attempt,
+            length,
+            submitted_at,
+            started_at,
+            completed_at,
+            written.inline,
+        ));
+        self.last_completed_at = completed_at;
+
+        let worker = self.layout.worker(self.worker as usize);
+        meter::add(&self.meter, worker + meter::WorkerWord::Tasks as usize, 1);
+        if status != Status::Done {
+            meter::add(&self.meter, served.facts.meter + status.code() as usize, 1);
+        }
+        if let Some(dense) = dense {
+            let handler = self.layout.handler(self.worker as usize, dense as usize);
+            meter::add(&self.meter, handler + status.code() as usize, 1);
+            if attempt != 0 && self.timed {
+                // The producer's stamp is its own word: held between its attach and the start.
+                let submitted_at = submitted_at.max(served.facts.attached_at).min(started_at);
+                meter::record(&self.meter, handler + COUNTS, started_at - submitted_at);
+                meter::record(&self.meter, handler + COUNTS + BUCKETS, completed_at.saturating_sub(started_at));
+                let total = completed_at.saturating_sub(submitted_at);
+                meter::record(&self.meter, served.facts.meter + COUNTS, total);
+            }
+        }
+    }
+}
+
+/// Why the task must not run, if so. A task that runs again was judged before; its deadline is not looked at twice.
+#[inline(always)]
+fn judge<L: Lane>(
+    record: &DescriptorRecord,
+    row: Option<&Row>,
+    served: &Served<L>,
+    attempt: u16,
+    started_at: u64,
+    clock: &Clock,
+) -> Option<Status> {
+    if let Some(reason) = served.lane.poison() {
+        return Some(if attempt == 1 { Status::Poisoned(reason) } else { Status::Interrupted(Interrupted::Attempts) });
+    }
+    let Some(row) = row else {
+        return Some(unknown(attempt));
+    };
+    if row.since > served.facts.generation || row.is_gone() {
+        return Some(changed(row, served.facts.generation, attempt));
+    }
+    let length = record.length();
+    if record.flags() != 0 {
+        return Some(Status::Malformed(Malformed::BadFlags));
+    }
+    if length as usize > INLINE_PAYLOAD && length as usize > served.lane.request_bytes() {
+        return Some(Status::Malformed(Malformed::TooLong));
+    }
+    if !row.takes(length) {
+        return Some(Status::Malformed(Malformed::WrongSize));
+    }
+    if record.deadline() != 0 && attempt == 1 {
+        let now = if started_at != 0 { started_at } else { clock.now() };
+        if now > record.deadline() {
+            return Some(Status::Expired);
+        }
+    }
+    None
+}
+
+#[cold]
+fn unknown(attempt: u16) -> Status {
+    if attempt == 1 {
+        Status::Malformed(Malformed::UnknownHandler)
+    } else {
+        Status::Interrupted(Interrupted::HandlerChanged)
+    }
+}
+
+#[cold]
+fn changed(row: &Row, generation: u32, attempt: u16) -> Status {
+    if attempt > 1 {
+        Status::Interrupted(Interrupted::HandlerChanged)
+    } else if row.since <= generation {
+        Status::Malformed(Malformed::UnknownHandler) // it was gone before this lane attached
+    } else if row.is_gone() {
+        Status::HandlerChanged(HandlerChange::Missing)
+    } else {
+        Status::HandlerChanged(HandlerChange::Changed)
+    }
+}
+
+#[cold]
+fn payload_lost(attempt: u16) -> Status {
+    if attempt == 1 { Status::Poisoned(Poison::Damaged) } else { Status::Interrupted(Interrupted::PayloadLost) }
+}
+
+#[cold]
+fn fail(fault: Fault, response: &mut Response<'_>) -> Status {
+    match fault {
+        Fault::Task(error) => {
+            response.set_text(error.message());
+            Status::Failed { code: error.code() }
+        }
+        Fault::Malformed(reason) => {
+            response.clear();
+            Status::Malformed(reason)
+        }
+    }
+}
+
+/// The text of a panic, as `panic!` and its relatives leave it.
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    if let Some(text) = panic.downcast_ref::<&str>() {
+        text
+    } else if let Some(text) = panic.downcast_ref::<String>() {
+        text
+    } else {
+        "a panic without a text"
+    }
+}

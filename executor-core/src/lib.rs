@@ -1,0 +1,31 @@
+//! The engine of the executor without any shared memory: what a task is, who runs it, and how a worker serves lanes.
+//!
+//! This crate maps nothing and opens nothing under `/dev/shm`; it may read `/proc` and `/sys`. Its [dispatch
+//! loop](worker) is generic over a source of [lanes](dispatch::Lane) with two implementors: lanes in shared memory
+//! (crate `executor-shm`) and [in-process lanes](local) over `rtrb` rings.
+
+#![deny(unsafe_code)]
+
+#[cfg(not(all(target_os = "linux", target_endian = "little", target_pointer_width = "64")))]
+compile_error!("executor runs on 64-bit little-endian Linux only");
+
+pub mod clock;
+pub mod cpu;
+pub mod dispatch;
+pub mod histogram;
+pub mod idle;
+pub mod local;
+pub mod meter;
+pub mod record;
+pub mod registry;
+pub mod response;
+pub mod status;
+pub mod task;
+pub mod worker;
+
+pub use bytemuck;
+pub use clock::{Clock, ClockSource};
+pub use registry::{Handler, Registry, RegistryBuilder, RegistryError};
+pub use response::Response;
+pub use status::{Ran, Status};
+pub use task::{Priority, TaskContext, TaskError, TaskId, TaskKey, TaskSpec};
