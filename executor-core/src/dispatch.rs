@@ -7,7 +7,7 @@
 //! - D1: a lane's `take`, `start` and `publish` are called in this order, once each a task; nothing else of the lane's
 //!   records is used after `take`.
 //! - D2: the handler is called only between `start` with no verdict and `publish`.
-//! - D3: a panic leaves `in_flight` set, so [`Desk::resolve_panic`] can end that very task.
+//! - D3: a panic leaves `in_flight` set, so `Desk::resolve_panic` can end that very task.
 
 use std::any::Any;
 use std::ops::Deref;

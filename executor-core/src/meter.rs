@@ -68,8 +68,8 @@ impl MeterLayout {
     }
 }
 
-const _: () = assert!(HANDLER_WORDS % 8 == 0);
-const _: () = assert!(LANE_WORDS % 8 == 0);
+const _: () = assert!(HANDLER_WORDS.is_multiple_of(8));
+const _: () = assert!(LANE_WORDS.is_multiple_of(8));
 
 /// Adds `by` to a word that only the caller writes.
 #[inline(always)]
