@@ -1,0 +1,40 @@
+//! The producer's side of the executor: connect to a running sidecar, submit tasks, collect their completions.
+//!
+//! ```no_run
+//! use executor_client::{Client, InstanceName, TaskDescriptor};
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let mut client = Client::connect(&InstanceName::default())?;
+//!     let echo = TaskDescriptor::new(1);
+//!     client.try_submit(&echo, b"hello")?;
+//!     loop {
+//!         if let Some(completion) = client.try_collect()? {
+//!             assert_eq!(completion.response().to_vec(), b"hello");
+//!             return Ok(());
+//!         }
+//!         std::hint::spin_loop();
+//!     }
+//! }
+//! ```
+//!
+//! The library starts no thread, installs no signal handler and, after [`Client::connect`], allocates nothing and
+//! enters the kernel only to probe, every millisecond of waiting, whether the sidecar is still alive.
+
+#![deny(unsafe_code)]
+
+mod client;
+mod completion;
+mod connect;
+mod descriptor;
+mod ticket;
+mod typed;
+
+pub use client::{Batch, Client, CollectError, LaneStatus, RequestLoan, SubmitError, WaitError};
+pub use completion::{Completion, ResponseView, Times};
+pub use connect::{ConnectError, ConnectOptions};
+pub use descriptor::TaskDescriptor;
+pub use executor_core::bytemuck;
+pub use executor_core::{Priority, Ran, Status, TaskId, TaskKey, TaskSpec};
+pub use executor_shm::{InstanceName, InstanceNameError};
+pub use ticket::Ticket;
+pub use typed::{CallError, ContractError, Failure};

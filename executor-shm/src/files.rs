@@ -1,0 +1,520 @@
+//! The files of an instance: their names, how they are made whole, and how they are removed.
+//!
+//! A file appears under its name only when it is complete: made under a temporary name with `O_EXCL`, its pages
+//! allocated, its header written, then renamed without replacing anything. It believes no name: a mapping made by name
+//! is proven by the header's nonce.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags};
+use nix::sys::stat::{FileStat, Mode};
+
+use crate::layout::{ABI_VERSION, Geometry, Kind, LAYOUT_HASH, MAGIC, header};
+use crate::lock::{LockFile, same_inode};
+use crate::mapping::{MapError, ReadMapping, WriteMapping};
+use crate::words::{ReadWords, Words, WordsMut, WriteWords};
+
+/// Where the files are.
+pub const DIRECTORY: &str = "/dev/shm";
+const PREFIX: &str = "executor.";
+
+/// The name of an instance: a letter or digit, then up to 47 letters, digits, `_` or `-`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct InstanceName(String);
+
+/// The text is no instance name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{found:?} is no instance name; use a letter or digit, then up to 47 letters, digits, '_' or '-'")]
+pub struct InstanceNameError {
+    /// What was given.
+    pub found: String,
+}
+
+impl InstanceName {
+    /// Checks a name.
+    ///
+    /// # Errors
+    ///
+    /// The text is no instance name.
+    pub fn new(name: &str) -> Result<Self, InstanceNameError> {
+        let bytes = name.as_bytes();
+        let legal = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_' || *byte == b'-';
+        let starts = bytes.first().is_some_and(u8::is_ascii_alphanumeric);
+        if starts && bytes.len() <= 48 && bytes.iter().all(legal) {
+            Ok(Self(name.to_owned()))
+        } else {
+            Err(InstanceNameError { found: name.to_owned() })
+        }
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    pub(crate) fn status(&self) -> String {
+        format!("{PREFIX}{}.status", self.0)
+    }
+
+    pub(crate) fn journal(&self) -> String {
+        format!("{PREFIX}{}.journal", self.0)
+    }
+
+    pub(crate) fn sq(&self, lane: u32, nonce: u64) -> String {
+        format!("{PREFIX}{}.lane-{lane}-{nonce:014x}.sq", self.0)
+    }
+
+    pub(crate) fn cq(&self, lane: u32, nonce: u64) -> String {
+        format!("{PREFIX}{}.lane-{lane}-{nonce:014x}.cq", self.0)
+    }
+
+    fn prefix(&self) -> String {
+        format!("{PREFIX}{}.", self.0)
+    }
+}
+
+impl Default for InstanceName {
+    fn default() -> Self {
+        Self("default".to_owned())
+    }
+}
+
+impl std::fmt::Display for InstanceName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for InstanceName {
+    type Err = InstanceNameError;
+
+    fn from_str(name: &str) -> Result<Self, InstanceNameError> {
+        Self::new(name)
+    }
+}
+
+/// The instances that have a `status` or a `journal`, by name.
+///
+/// # Errors
+///
+/// The directory cannot be read.
+pub fn instances() -> std::io::Result<Vec<InstanceName>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(DIRECTORY)? {
+        let entry = entry?.file_name();
+        let name = entry.to_str().and_then(|name| name.strip_prefix(PREFIX));
+        let name = name.and_then(|rest| rest.strip_suffix(".status").or_else(|| rest.strip_suffix(".journal")));
+        names.extend(name.and_then(|name| InstanceName::new(name).ok()));
+    }
+    names.sort();
+    names.dedup();
+    Ok(names)
+}
+
+/// All file names of an instance, temporary ones included.
+pub(crate) fn list(instance: &InstanceName) -> std::io::Result<Vec<String>> {
+    let prefix = instance.prefix();
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(DIRECTORY)? {
+        if let Ok(name) = entry?.file_name().into_string()
+            && name.starts_with(&prefix)
+        {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+pub(crate) fn path(name: &str) -> PathBuf {
+    Path::new(DIRECTORY).join(name)
+}
+
+/// Why a file could not be made, opened or believed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FileError {
+    /// Make room: remove instances nobody needs, or enlarge the file system.
+    #[error(
+        "/dev/shm is full: {needed} bytes are needed for {name} and {free} are free; \
+         lower --lanes or --capacity, or enlarge it (mount -o remount,size=…, docker run --shm-size=…)"
+    )]
+    Full {
+        /// The file.
+        name: String,
+        /// Bytes it needs.
+        needed: u64,
+        /// Bytes that are free.
+        free: u64,
+    },
+    /// The kernel refused.
+    #[error("cannot {verb} /dev/shm/{name}")]
+    Refused {
+        /// What was tried.
+        verb: &'static str,
+        /// The file.
+        name: String,
+        /// The kernel's reason.
+        source: std::io::Error,
+    },
+    /// The file could not be mapped.
+    #[error(transparent)]
+    Map(#[from] MapError),
+    /// The file is not what its name says.
+    #[error("/dev/shm/{name} is not a file of this executor: {what}")]
+    Foreign {
+        /// The file.
+        name: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The two builds cannot talk. Restart the older side.
+    #[error("/dev/shm/{name} speaks ABI {found}, this build speaks {expected}")]
+    AbiMismatch {
+        /// The file.
+        name: String,
+        /// The file's ABI.
+        found: u32,
+        /// This build's ABI.
+        expected: u32,
+    },
+}
+
+impl FileError {
+    pub(crate) fn refused(verb: &'static str, name: &str, errno: Errno) -> Self {
+        Self::Refused { verb, name: name.to_owned(), source: errno.into() }
+    }
+
+    /// Whether there is no such file.
+    pub(crate) fn is_missing(&self) -> bool {
+        matches!(self, Self::Refused { source, .. } | Self::Map(MapError::Refused { source, .. })
+            if source.kind() == std::io::ErrorKind::NotFound)
+    }
+}
+
+/// The facts of a header, checked against nothing yet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Header {
+    pub(crate) kind: Kind,
+    pub(crate) nonce: u64,
+    pub(crate) state: u64,
+    pub(crate) lanes: u32,
+    pub(crate) lane: u32,
+    pub(crate) bytes: usize,
+}
+
+impl Header {
+    pub(crate) fn store(&self, words: &impl WordsMut) {
+        words.store(header::MAGIC, MAGIC);
+        words.store(header::ABI_KIND, u64::from(ABI_VERSION) | (self.kind as u64) << 32);
+        words.store(header::NONCE, self.nonce);
+        words.store(header::STATE, self.state);
+        words.store(header::COUNTS, u64::from(self.lanes) | u64::from(self.lane) << 32);
+        words.store(header::LAYOUT, LAYOUT_HASH);
+        words.store(header::BYTES, self.bytes as u64);
+        words.store(header::CREATED_AT, realtime_ns());
+    }
+
+    /// Checks that `words` begin with the header of a `kind` file of this ABI; says what the file says of itself.
+    pub(crate) fn load(words: &impl Words, name: &str, kind: Kind) -> Result<Self, FileError> {
+        let foreign = |what: &str| FileError::Foreign { name: name.to_owned(), what: what.to_owned() };
+        if words.len() < 4096 / 8 || words.load(header::MAGIC) != MAGIC {
+            return Err(foreign("it does not begin with the executor's header"));
+        }
+        let abi_kind = words.load(header::ABI_KIND);
+        let abi = abi_kind as u32;
+        if abi != ABI_VERSION {
+            return Err(FileError::AbiMismatch { name: name.to_owned(), found: abi, expected: ABI_VERSION });
+        }
+        if abi_kind >> 32 != kind as u64 {
+            return Err(foreign("its header names another kind of file"));
+        }
+        if words.load(header::LAYOUT) != LAYOUT_HASH {
+            return Err(foreign("it was laid out by a build with other offsets under the same ABI version"));
+        }
+        let counts = words.load(header::COUNTS);
+        let bytes = words.load(header::BYTES) as usize;
+        if bytes.div_ceil(8) > words.len() {
+            return Err(foreign("it is shorter than its header says"));
+        }
+        Ok(Self {
+            kind,
+            nonce: words.load(header::NONCE),
+            state: words.load(header::STATE),
+            lanes: counts as u32,
+            lane: (counts >> 32) as u32,
+            bytes,
+        })
+    }
+}
+
+pub(crate) fn realtime_ns() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_nanos() as u64)
+}
+
+/// A random number that is not 0.
+pub(crate) fn random() -> u64 {
+    loop {
+        // A kernel that gives no randomness at all is one that this program cannot run on.
+        let nonce = getrandom::u64().unwrap_or_else(|_| realtime_ns().rotate_left(17) ^ u64::from(std::process::id()));
+        if nonce != 0 {
+            return nonce;
+        }
+    }
+}
+
+/// Opens an existing file of an instance without following links.
+pub(crate) fn open(name: &str, access: OFlag) -> Result<LockFile, FileError> {
+    let flags = access | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+    let file = LockFile::open(|| nix::fcntl::open(&path(name), flags, Mode::empty()));
+    let file = file.map_err(|errno| FileError::refused("open", name, errno))?;
+    let stat = file.stat().map_err(|errno| FileError::refused("look at", name, errno))?;
+    if !is_plain(&stat) {
+        return Err(FileError::Foreign {
+            name: name.to_owned(),
+            what: "it is no regular file with a single name".to_owned(),
+        });
+    }
+    Ok(file)
+}
+
+fn is_plain(stat: &FileStat) -> bool {
+    stat.st_mode & libc::S_IFMT == libc::S_IFREG && stat.st_nlink <= 1
+}
+
+/// The metadata of a name, links not followed; `None` if there is no such name.
+pub(crate) fn stat(name: &str) -> Result<Option<FileStat>, FileError> {
+    match nix::sys::stat::lstat(&path(name)) {
+        Ok(stat) => Ok(Some(stat)),
+        Err(Errno::ENOENT) => Ok(None),
+        Err(errno) => Err(FileError::refused("look at", name, errno)),
+    }
+}
+
+/// Whether `name` is still the inode that `file` has open.
+pub(crate) fn is_still(name: &str, file: &LockFile) -> Result<bool, FileError> {
+    let held = file.stat().map_err(|errno| FileError::refused("look at", name, errno))?;
+    Ok(stat(name)?.is_some_and(|named| same_inode(&named, &held)))
+}
+
+/// Removes `name` if it is the inode that `file` has open.
+pub(crate) fn unlink_own(name: &str, file: &LockFile) -> Result<(), FileError> {
+    if is_still(name, file)? { unlink(name) } else { Ok(()) }
+}
+
+/// Removes `name`; a missing one is fine.
+pub(crate) fn unlink(name: &str) -> Result<(), FileError> {
+    match nix::unistd::unlink(&path(name)) {
+        Ok(()) | Err(Errno::ENOENT) => Ok(()),
+        Err(errno) => Err(FileError::refused("remove", name, errno)),
+    }
+}
+
+/// A file that was made and is not named yet. Dropped, it is gone.
+pub(crate) struct Draft {
+    pub(crate) words: WriteWords,
+    pub(crate) lock: LockFile,
+    temporary: Temporary,
+}
+
+struct Temporary(String);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if !self.0.is_empty() {
+            let _ = unlink(&self.0); // the name is random: nobody else's file can have it
+        }
+    }
+}
+
+impl Draft {
+    /// Makes a file of `bytes` zeros under a temporary name, every page allocated.
+    pub(crate) fn create(instance: &InstanceName, bytes: usize) -> Result<Self, FileError> {
+        let name = format!("{}tmp-{:016x}", instance.prefix(), random());
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+        let lock = LockFile::open(|| nix::fcntl::open(&path(&name), flags, mode))
+            .map_err(|errno| FileError::refused("create", &name, errno))?;
+        let temporary = Temporary(name);
+        let words = Self::fill(&temporary.0, bytes)?;
+        Ok(Self { words, lock, temporary })
+    }
+
+    fn fill(name: &str, bytes: usize) -> Result<WriteWords, FileError> {
+        let refused = |verb| move |errno| FileError::refused(verb, name, errno);
+        let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let file: OwnedFd = nix::fcntl::open(&path(name), flags, Mode::empty()).map_err(refused("open"))?;
+        nix::fcntl::posix_fallocate(&file, 0, bytes as i64).map_err(|errno| match errno {
+            Errno::ENOSPC => FileError::Full { name: name.to_owned(), needed: bytes as u64, free: free_bytes() },
+            errno => FileError::refused("allocate", name, errno),
+        })?;
+        // The mode given at creation went through the caller's umask.
+        nix::sys::stat::fchmod(&file, Mode::S_IRUSR | Mode::S_IWUSR).map_err(refused("set the mode of"))?;
+        Ok(WriteWords::new(WriteMapping::open(name, bytes)?))
+    }
+
+    /// Gives the finished file its name, replacing nothing. `EEXIST` (the name is taken) and `ENOENT` (a sweeper took
+    /// the draft) come back as [`FileError::Refused`].
+    pub(crate) fn publish(mut self, name: &str) -> Result<(WriteWords, LockFile), FileError> {
+        nix::fcntl::renameat2(
+            AT_FDCWD,
+            &path(&self.temporary.0),
+            AT_FDCWD,
+            &path(name),
+            RenameFlags::RENAME_NOREPLACE,
+        )
+        .map_err(|errno| FileError::refused("name", name, errno))?;
+        self.temporary.0.clear();
+        Ok((self.words, self.lock))
+    }
+}
+
+fn free_bytes() -> u64 {
+    nix::sys::statvfs::statvfs(DIRECTORY).map_or(0, |fs| fs.blocks_available() * fs.fragment_size())
+}
+
+/// Maps a file that this process will write, by its name.
+pub(crate) fn map_for_writing(name: &str, bytes: usize, kind: Kind, nonce: u64) -> Result<WriteWords, FileError> {
+    let words = WriteWords::new(WriteMapping::open(name, bytes)?);
+    prove(&words, name, kind, nonce)?;
+    Ok(words)
+}
+
+/// Maps the file that `file` has open, for reading only.
+pub(crate) fn map_for_reading(file: &LockFile, name: &str) -> Result<ReadWords, FileError> {
+    let source = |source| FileError::Refused { verb: "open", name: name.to_owned(), source };
+    let file = file.reopen_for_reading().map_err(source)?;
+    let bytes = file.metadata().map_err(source)?.len() as usize;
+    Ok(ReadWords::new(ReadMapping::open(&file, name, bytes)?))
+}
+
+/// Checks header, kind and nonce of a mapped file.
+pub(crate) fn prove(words: &impl Words, name: &str, kind: Kind, nonce: u64) -> Result<Header, FileError> {
+    let header = Header::load(words, name, kind)?;
+    if header.nonce != nonce {
+        return Err(FileError::Foreign { name: name.to_owned(), what: "it belongs to another instance".to_owned() });
+    }
+    Ok(header)
+}
+
+/// Opens a file for reading from an open directory entry, for tools that look at copies.
+pub(crate) fn map_path(path: &Path) -> Result<ReadWords, FileError> {
+    let name = path.display().to_string();
+    let source = |source| FileError::Refused { verb: "open", name: name.clone(), source };
+    let file = File::open(path).map_err(source)?;
+    let bytes = file.metadata().map_err(source)?.len() as usize;
+    Ok(ReadWords::new(ReadMapping::open(&file, &name, bytes)?))
+}
+
+/// Makes the pair of files of a lane and names them, `sq` last: whoever sees `sq` sees both.
+pub(crate) fn create_lane(
+    instance: &InstanceName,
+    geometry: &Geometry,
+    instance_nonce: u64,
+    lane: u32,
+    lane_nonce: u64,
+) -> Result<LaneFiles, FileError> {
+    let draft = |kind, bytes| -> Result<Draft, FileError> {
+        let draft = Draft::create(instance, bytes)?;
+        Header { kind, nonce: instance_nonce, state: lane_nonce, lanes: geometry.lanes, lane, bytes }
+            .store(&draft.words);
+        geometry.store(&draft.words);
+        Ok(draft)
+    };
+    let cq = draft(Kind::Cq, geometry.cq_bytes())?;
+    let sq = draft(Kind::Sq, geometry.sq_bytes())?;
+    let (cq_name, sq_name) = (instance.cq(lane, lane_nonce), instance.sq(lane, lane_nonce));
+    let (cq, _) = cq.publish(&cq_name)?;
+    let Draft { words, lock, temporary } = sq;
+    drop(words); // from now on the producer writes `sq`; this process only reads it
+    let sq = map_for_reading(&lock, &sq_name)?;
+    let mut temporary = temporary;
+    nix::fcntl::renameat2(AT_FDCWD, &path(&temporary.0), AT_FDCWD, &path(&sq_name), RenameFlags::RENAME_NOREPLACE)
+        .map_err(|errno| FileError::refused("name", &sq_name, errno))?;
+    temporary.0.clear();
+    Ok(LaneFiles { sq, cq, sq_lock: lock })
+}
+
+/// The files of one lane as the sidecar holds them.
+#[derive(Debug)]
+pub(crate) struct LaneFiles {
+    pub(crate) sq: ReadWords,
+    pub(crate) cq: WriteWords,
+    /// For probing and, at a reset, taking the producer's lock; opened writable for that alone.
+    pub(crate) sq_lock: LockFile,
+}
+
+/// Opens the files of a lane that the journal names.
+pub(crate) fn open_lane(
+    instance: &InstanceName,
+    geometry: &Geometry,
+    instance_nonce: u64,
+    lane: u32,
+    lane_nonce: u64,
+) -> Result<LaneFiles, FileError> {
+    let (cq_name, sq_name) = (instance.cq(lane, lane_nonce), instance.sq(lane, lane_nonce));
+    let sq_lock = open(&sq_name, OFlag::O_RDWR)?;
+    let sq = map_for_reading(&sq_lock, &sq_name)?;
+    let cq = map_for_writing(&cq_name, geometry.cq_bytes(), Kind::Cq, instance_nonce)?;
+    for (words, name, kind, bytes) in [
+        (&sq as &dyn HeaderWords, &sq_name, Kind::Sq, geometry.sq_bytes()),
+        (&cq, &cq_name, Kind::Cq, geometry.cq_bytes()),
+    ] {
+        let header = words.header(name, kind)?;
+        if (header.nonce, header.state, header.lane, header.bytes) != (instance_nonce, lane_nonce, lane, bytes) {
+            return Err(FileError::Foreign { name: name.clone(), what: "its header names another lane".to_owned() });
+        }
+    }
+    Ok(LaneFiles { sq, cq, sq_lock })
+}
+
+/// Reading a header from either kind of mapping.
+trait HeaderWords {
+    fn header(&self, name: &str, kind: Kind) -> Result<Header, FileError>;
+}
+
+impl<W: Words> HeaderWords for W {
+    fn header(&self, name: &str, kind: Kind) -> Result<Header, FileError> {
+        Header::load(self, name, kind)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_could_leave_the_directory_or_confuse_a_listing_are_refused() {
+        for bad in ["", ".", "..", "a/b", "a.b", "-a", "_a", "a b", "\u{e9}", &"x".repeat(49), "a\0"] {
+            assert_eq!(InstanceName::new(bad), Err(InstanceNameError { found: bad.to_owned() }));
+        }
+        for good in ["a", "0", "default", "A-b_9", &"x".repeat(48)] {
+            assert_eq!(InstanceName::new(good).unwrap().as_str(), good);
+        }
+    }
+
+    #[test]
+    fn a_draft_that_is_dropped_leaves_no_file() {
+        let instance = InstanceName::new(&format!("draft-{}", std::process::id())).unwrap();
+        let draft = Draft::create(&instance, 8192).unwrap();
+        assert_eq!(list(&instance).unwrap().len(), 1);
+        drop(draft);
+        assert_eq!(list(&instance).unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_draft_replaces_nothing_and_is_gone_when_its_name_is_taken() {
+        let instance = InstanceName::new(&format!("taken-{}", std::process::id())).unwrap();
+        let (_words, lock) = Draft::create(&instance, 4096).unwrap().publish(&instance.status()).unwrap();
+        let error = Draft::create(&instance, 4096).unwrap().publish(&instance.status()).err().unwrap();
+        assert!(matches!(error, FileError::Refused { source, .. } if source.kind() == std::io::ErrorKind::AlreadyExists));
+        assert_eq!(list(&instance).unwrap(), [instance.status()]);
+        assert!(is_still(&instance.status(), &lock).unwrap());
+        unlink_own(&instance.status(), &lock).unwrap();
+        assert_eq!(list(&instance).unwrap(), Vec::<String>::new());
+    }
+}

@@ -1,0 +1,416 @@
+//! Reading an instance from outside, living or dead: it maps everything read-only, takes no lock and believes nothing.
+//!
+//! A view is a copy made while its writers may be at work: every number is whole, and numbers beside each other may be
+//! from slightly different moments. Where two of them would contradict each other the later one is clamped.
+
+use std::path::{Path, PathBuf};
+
+use executor_core::Clock;
+use executor_core::histogram::{BUCKETS, HistogramSnapshot};
+use executor_core::meter::{COUNTS, WorkerWord};
+use executor_core::record::{COMMIT, CompletionRecord, DescriptorRecord, WORDS};
+use nix::fcntl::OFlag;
+
+use crate::files::{self, DIRECTORY, FileError, Header, InstanceName};
+use crate::layout::{ABI_VERSION, Geometry, GeometryError, Kind, LINE, header, journal::k, lane as sq_words, status};
+use crate::state::{InstanceState, LaneState};
+use crate::status::{self as table, HandlerRow, Placement};
+use crate::words::{ReadWords, Words};
+
+/// Why an instance cannot be looked at.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InspectError {
+    /// There are no files of this name. `shm-dump list` shows which there are.
+    #[error("there is no instance {instance} in {directory}; shm-dump list shows which there are")]
+    Missing {
+        /// The instance.
+        instance: InstanceName,
+        /// Where it was looked for.
+        directory: String,
+    },
+    /// A file could not be opened or believed.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A size in `status` is impossible.
+    #[error(transparent)]
+    Geometry(#[from] GeometryError),
+}
+
+/// One worker as it stands.
+#[derive(Clone, Debug)]
+pub struct WorkerView {
+    /// Its number.
+    pub worker: u32,
+    /// The CPU it is pinned to.
+    pub cpu: Option<u32>,
+    /// Tasks ended.
+    pub tasks: u64,
+    /// Sweeps over its lanes, told while it is idle.
+    pub sweeps: u64,
+    /// Lanes it serves.
+    pub lanes: u64,
+}
+
+/// One handler as it stands, over all workers. Histograms are in ticks.
+#[derive(Clone, Debug)]
+pub struct HandlerView {
+    /// Its registry row.
+    pub row: HandlerRow,
+    /// Tasks ended by status byte.
+    pub by_status: [u64; COUNTS],
+    /// From submit to start.
+    pub queue: HistogramSnapshot,
+    /// From start to end.
+    pub run: HistogramSnapshot,
+}
+
+/// The task whose handler runs, or ran when the sidecar died.
+#[derive(Clone, Copy, Debug)]
+pub struct InFlightView {
+    /// Its position.
+    pub position: u64,
+    /// The handler it asked for.
+    pub handler_id: u32,
+    /// Payload bytes.
+    pub length: u32,
+    /// When it was submitted, in ticks; 0 unknown.
+    pub submitted_at: u64,
+    /// When it was started, in ticks; 0 unknown.
+    pub started_at: u64,
+}
+
+/// One lane as it stands.
+#[derive(Clone, Debug)]
+pub struct LaneView {
+    /// Its number.
+    pub lane: u32,
+    /// Its state; `None` for a damaged word.
+    pub state: Option<LaneState>,
+    /// Poison code, 0 none.
+    pub reason: u8,
+    /// Its nonce.
+    pub nonce: u64,
+    /// Its priority and worker.
+    pub placement: Placement,
+    /// Added to positions to make task ids.
+    pub base: u64,
+    /// How often it was reset.
+    pub resets: u64,
+    /// The owner's pid as the owner told it, 0 none.
+    pub owner: u64,
+    /// Whether somebody holds its lock now; `None` where that cannot be seen.
+    pub attached: Option<bool>,
+    /// Tasks started by this owner; `None` where the journal may not be read.
+    pub started: Option<u64>,
+    /// Tasks completed for this owner.
+    pub completed: Option<u64>,
+    /// Tasks committed and not started.
+    pub depth: Option<u64>,
+    /// The task in flight.
+    pub in_flight: Option<InFlightView>,
+    /// Tasks that did not end as Done, by status byte, over all owners.
+    pub by_status: [u64; COUNTS],
+    /// From submit to end, in ticks, over all owners.
+    pub total: HistogramSnapshot,
+}
+
+/// An instance as it stands.
+#[derive(Clone, Debug)]
+pub struct Inspection {
+    /// Its name.
+    pub instance: InstanceName,
+    /// ABI of its files.
+    pub abi: u32,
+    /// Whether a sidecar holds the life lock; `None` for a copy in another folder.
+    pub alive: Option<bool>,
+    /// Its state; `None` for a damaged word.
+    pub state: Option<InstanceState>,
+    /// Its random number.
+    pub nonce: u64,
+    /// How often it was started.
+    pub epoch: u64,
+    /// Registry generation.
+    pub generation: u64,
+    /// The sidecar's pid as it told it.
+    pub pid: u64,
+    /// When its files were made, CLOCK_REALTIME nanoseconds.
+    pub created_at_ns: u64,
+    /// When its sidecar started, CLOCK_REALTIME nanoseconds.
+    pub started_at_ns: u64,
+    /// Bytes of its files.
+    pub footprint: u64,
+    /// Its sizes.
+    pub geometry: Geometry,
+    /// Its clock; `None` while its calibration cannot be read.
+    pub clock: Option<Clock>,
+    /// Whether tasks are stamped.
+    pub timed: bool,
+    /// Tasks ended, by status byte.
+    pub stats: crate::sidecar::SidecarStats,
+    /// Workers of the last start.
+    pub workers: Vec<WorkerView>,
+    /// Handlers, gone ones included.
+    pub handlers: Vec<HandlerView>,
+    /// Lanes that were ever made.
+    pub lanes: Vec<LaneView>,
+}
+
+/// The mapped files of an instance, to be looked at again and again.
+#[derive(Debug)]
+pub struct Inspector {
+    instance: InstanceName,
+    directory: PathBuf,
+    status: ReadWords,
+    life: Option<crate::lock::LockFile>,
+    journal: Option<ReadWords>,
+    geometry: Geometry,
+}
+
+impl Inspector {
+    /// Maps the files of an instance in `/dev/shm`.
+    ///
+    /// # Errors
+    ///
+    /// See [`InspectError`].
+    pub fn open(instance: &InstanceName) -> Result<Self, InspectError> {
+        let life = match files::open(&instance.status(), OFlag::O_RDONLY) {
+            Ok(life) => life,
+            Err(error) if error.is_missing() => {
+                return Err(InspectError::Missing { instance: instance.clone(), directory: DIRECTORY.to_owned() });
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let status = files::map_for_reading(&life, &instance.status())?;
+        Self::with(instance, Path::new(DIRECTORY), status, Some(life))
+    }
+
+    /// Maps a copy of the files in another folder.
+    ///
+    /// # Errors
+    ///
+    /// See [`InspectError`].
+    pub fn open_copy(instance: &InstanceName, directory: &Path) -> Result<Self, InspectError> {
+        let path = directory.join(instance.status());
+        if !path.exists() {
+            let directory = directory.display().to_string();
+            return Err(InspectError::Missing { instance: instance.clone(), directory });
+        }
+        Self::with(instance, directory, files::map_path(&path)?, None)
+    }
+
+    fn with(
+        instance: &InstanceName,
+        directory: &Path,
+        status: ReadWords,
+        life: Option<crate::lock::LockFile>,
+    ) -> Result<Self, InspectError> {
+        let name = instance.status();
+        Header::load(&status, &name, Kind::Status)?;
+        let geometry = Geometry::load(&status);
+        geometry.check()?;
+        if geometry.status_bytes() > status.len() * 8 {
+            let what = "its length does not fit its sizes".to_owned();
+            return Err(FileError::Foreign { name, what }.into());
+        }
+        let journal = files::map_path(&directory.join(instance.journal())).ok().filter(|journal| {
+            journal.len() * 8 >= geometry.journal_bytes()
+                && Header::load(journal, &instance.journal(), Kind::Journal).is_ok()
+        });
+        Ok(Self { instance: instance.clone(), directory: directory.to_owned(), status, life, journal, geometry })
+    }
+
+    /// Whether a sidecar holds the life lock; `None` for a copy.
+    pub fn is_alive(&self) -> Option<bool> {
+        self.life.as_ref().and_then(|life| life.is_write_locked().ok())
+    }
+
+    /// The CPUs its workers are pinned to.
+    pub fn cpus(&self) -> Vec<u32> {
+        self.workers().into_iter().filter_map(|worker| worker.cpu).collect()
+    }
+
+    /// Everything, copied now.
+    pub fn look(&self) -> Inspection {
+        let words = &self.status;
+        Inspection {
+            instance: self.instance.clone(),
+            abi: ABI_VERSION,
+            alive: self.is_alive(),
+            state: table::load_state(words),
+            nonce: words.load(header::NONCE),
+            epoch: words.load(status::EPOCH),
+            generation: words.load(status::GENERATION),
+            pid: words.load(status::PID),
+            created_at_ns: words.load(header::CREATED_AT),
+            started_at_ns: words.load(status::STARTED_AT),
+            footprint: words.load(status::FOOTPRINT),
+            geometry: self.geometry,
+            clock: table::load_clock(words).ok(),
+            timed: table::is_timed(words),
+            stats: crate::sidecar::read_stats(words, &self.geometry),
+            workers: self.workers(),
+            handlers: self.handlers(),
+            lanes: (0..self.geometry.lanes).filter_map(|lane| self.lane(lane)).collect(),
+        }
+    }
+
+    fn meter(&self, at: usize) -> u64 {
+        self.status.load(self.geometry.meter() + at)
+    }
+
+    fn histogram(&self, at: usize) -> HistogramSnapshot {
+        HistogramSnapshot::from_buckets((0..BUCKETS).map(|bucket| self.meter(at + bucket)))
+    }
+
+    fn workers(&self) -> Vec<WorkerView> {
+        let used = self.status.load(status::WORKERS_USED).min(u64::from(self.geometry.workers)) as u32;
+        let layout = self.geometry.meter_layout();
+        (0..used)
+            .map(|worker| {
+                let line = status::WORKERS + worker as usize * LINE;
+                let at = layout.worker(worker as usize);
+                WorkerView {
+                    worker,
+                    cpu: (self.status.load(line + status::WORKER_CPU) as u32).checked_sub(1),
+                    tasks: self.meter(at + WorkerWord::Tasks as usize),
+                    sweeps: self.meter(at + WorkerWord::Sweeps as usize),
+                    lanes: self.meter(at + WorkerWord::Lanes as usize),
+                }
+            })
+            .collect()
+    }
+
+    fn handlers(&self) -> Vec<HandlerView> {
+        let layout = self.geometry.meter_layout();
+        let rows = table::load_registry(&self.status, &self.geometry);
+        rows.into_iter()
+            .enumerate()
+            .map(|(place, row)| {
+                let mut view = HandlerView {
+                    row,
+                    by_status: [0; COUNTS],
+                    queue: HistogramSnapshot::from_buckets(std::iter::empty()),
+                    run: HistogramSnapshot::from_buckets(std::iter::empty()),
+                };
+                for worker in 0..layout.workers {
+                    let at = layout.handler(worker, place);
+                    for (code, count) in view.by_status.iter_mut().enumerate() {
+                        *count += self.meter(at + code);
+                    }
+                    view.queue.merge(&self.histogram(at + COUNTS));
+                    view.run.merge(&self.histogram(at + COUNTS + BUCKETS));
+                }
+                view
+            })
+            .collect()
+    }
+
+    fn lane(&self, lane: u32) -> Option<LaneView> {
+        let row = table::load_lane(&self.status, &self.geometry, lane);
+        if row.word.word() == 0 {
+            return None;
+        }
+        let at = self.geometry.meter_layout().lane(lane as usize);
+        let mut view = LaneView {
+            lane,
+            state: row.word.state(),
+            reason: row.word.reason(),
+            nonce: row.word.nonce(),
+            placement: row.placement,
+            base: row.base,
+            resets: row.resets,
+            owner: row.owner,
+            attached: None,
+            started: None,
+            completed: None,
+            depth: None,
+            in_flight: None,
+            by_status: std::array::from_fn(|code| self.meter(at + code)),
+            total: self.histogram(at + COUNTS),
+        };
+        if self.life.is_some() {
+            let probe = files::open(&self.instance.sq(lane, row.word.nonce()), OFlag::O_RDWR);
+            view.attached = probe.ok().and_then(|lock| lock.is_locked().ok());
+        }
+        self.positions(lane, &mut view);
+        Some(view)
+    }
+
+    /// Positions and the task in flight, from the three files that only the same user may read.
+    fn positions(&self, lane: u32, view: &mut LaneView) {
+        let map = |name: String, kind, bytes| {
+            let words = files::map_path(&self.directory.join(&name)).ok()?;
+            (words.len() * 8 >= bytes && Header::load(&words, &name, kind).is_ok()).then_some(words)
+        };
+        let Some(journal) = &self.journal else { return };
+        let sq = map(self.instance.sq(lane, view.nonce), Kind::Sq, self.geometry.sq_bytes());
+        let cq = map(self.instance.cq(lane, view.nonce), Kind::Cq, self.geometry.cq_bytes());
+        let (Some(sq), Some(cq)) = (sq, cq) else { return };
+        let slot = |position: u64| sq_words::SLOTS + (position & self.geometry.mask()) as usize * WORDS;
+        let lines = self.geometry.journal_lane(lane);
+        let started = journal.load_commit(lines + COMMIT);
+        let record = DescriptorRecord { words: journal.load_record(lines) };
+        let started_at = journal.load(lines + k::STARTED_AT);
+        let completed = match started.checked_sub(1) {
+            Some(last) if cq.load_commit(slot(last) + COMMIT) < started => last,
+            _ => started,
+        };
+        // A worker that moved on since has made the record another task's; then there is nothing certain to tell.
+        if completed < started && journal.load_commit(lines + COMMIT) == started {
+            view.in_flight = Some(InFlightView {
+                position: completed,
+                handler_id: record.handler_id(),
+                length: record.length(),
+                submitted_at: record.submitted_at(),
+                started_at,
+            });
+        }
+        let capacity = u64::from(self.geometry.capacity);
+        let depth = (0..capacity).take_while(|ahead| sq.load_commit(slot(started + ahead) + COMMIT) > started + ahead);
+        view.depth = Some(depth.count() as u64);
+        view.started = Some(started);
+        view.completed = Some(completed);
+    }
+
+    /// The completion of `position` in lane `lane` with this nonce, if its slot still holds it.
+    pub fn completion(&self, lane: u32, nonce: u64, position: u64) -> Option<CompletionRecord> {
+        let cq = files::map_path(&self.directory.join(self.instance.cq(lane, nonce))).ok()?;
+        let slot = sq_words::SLOTS + (position & self.geometry.mask()) as usize * WORDS;
+        if cq.len() * 8 < self.geometry.cq_bytes() || cq.load_commit(slot + COMMIT) != position + 1 {
+            return None;
+        }
+        Some(CompletionRecord { words: cq.load_record(slot) })
+    }
+}
+
+/// What a list of instances shows.
+#[derive(Debug)]
+pub struct Listed {
+    /// The instance.
+    pub instance: InstanceName,
+    /// How it stands, or why it cannot be looked at.
+    pub view: Result<Box<Inspection>, InspectError>,
+}
+
+/// All instances in `/dev/shm`.
+///
+/// # Errors
+///
+/// The folder cannot be read.
+pub fn list() -> std::io::Result<Vec<Listed>> {
+    Ok(files::instances()?
+        .into_iter()
+        .map(|instance| {
+            let view = Inspector::open(&instance).map(|inspector| Box::new(inspector.look()));
+            Listed { instance, view }
+        })
+        .collect())
+}
+
+/// CPUs that workers of living instances are pinned to, as far as this user may see.
+pub fn cpus_in_use() -> Vec<u32> {
+    let names = files::instances().unwrap_or_default();
+    let living = names.iter().filter_map(|name| Inspector::open(name).ok()).filter(|i| i.is_alive() == Some(true));
+    living.flat_map(|inspector| inspector.cpus()).collect()
+}

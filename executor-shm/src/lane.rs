@@ -1,0 +1,346 @@
+//! Both halves of a lane over words of any kind: the producer submits and looks, the worker takes and publishes.
+//!
+//! It maps nothing, waits for nobody, and neither half ever reads back a word that it wrote itself, save the worker its
+//! journal at a recovery.
+//!
+//! # Invariants
+//! - I1: `submitted - credited <= capacity`; both are private counters of the producer, never shared memory.
+//! - I2: slot `s & mask` of either ring belongs to task `s`, from its submit until its credit is taken back.
+//! - I3: every index comes from a private counter and a private mask; of shared memory only lengths are used, checked.
+//! - I4: the worker stores STARTED(s+1) only after COMPLETED(s): at most one task a lane is unresolved after a kill.
+//!
+//! # Memory ordering
+//! | pair | commit (`Release`)              | load (`Acquire`)           | otherwise                                |
+//! |------|---------------------------------|----------------------------|------------------------------------------|
+//! | P1   | SQ w0, [`ProducerHalf::submit`] | SQ w0, `WorkerHalf::take`  | the executor runs half a descriptor      |
+//! | P2   | CQ w0, `WorkerHalf::publish`    | CQ w0, [`ProducerHalf::look`] | the producer reads half a completion  |
+//! | P3   | J w0, `WorkerHalf::start`       | J w0, `recovery::recover`  | recovery judges a task by another's words |
+//!
+//! P3's reader is a later process: the kill between them orders the stores, so only the compiler could break it. The
+//! compiler fences around the handler keep its effects between STARTED and COMPLETED.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed, Ordering::SeqCst, compiler_fence};
+
+use executor_core::dispatch::{Lane, Scratch};
+use executor_core::record::{COMMIT, CompletionRecord, DescriptorRecord, WORDS};
+use executor_core::response::Response;
+use executor_core::status::{Poison, Status};
+
+use crate::layout::{Geometry, journal::k, lane::SLOTS};
+use crate::words::{Words, WordsMut};
+
+/// Where things lie in a lane, from private sizes.
+#[derive(Clone, Copy, Debug)]
+pub struct LaneShape {
+    mask: u64,
+    buffers: usize,
+    request_words: usize,
+    response_words: usize,
+}
+
+impl LaneShape {
+    /// The shape of an instance's lanes; `geometry` was checked.
+    pub const fn new(geometry: &Geometry) -> Self {
+        Self {
+            mask: geometry.mask(),
+            buffers: geometry.buffers(),
+            request_words: geometry.request_bytes as usize / 8,
+            response_words: geometry.response_bytes as usize / 8,
+        }
+    }
+
+    /// Slots of either ring.
+    #[inline(always)]
+    pub const fn capacity(&self) -> u64 {
+        self.mask + 1
+    }
+
+    /// Bytes of a request buffer.
+    #[inline(always)]
+    pub const fn request_bytes(&self) -> usize {
+        self.request_words * 8
+    }
+
+    /// Bytes of a response buffer.
+    #[inline(always)]
+    pub const fn response_bytes(&self) -> usize {
+        self.response_words * 8
+    }
+
+    #[inline(always)]
+    const fn slot(&self, position: u64) -> usize {
+        SLOTS + (position & self.mask) as usize * WORDS
+    }
+
+    #[inline(always)]
+    const fn request(&self, position: u64) -> usize {
+        self.buffers + (position & self.mask) as usize * self.request_words
+    }
+
+    #[inline(always)]
+    const fn response(&self, position: u64) -> usize {
+        self.buffers + (position & self.mask) as usize * self.response_words
+    }
+}
+
+/// The producer's half: writes `sq`, reads `cq`.
+#[derive(Debug)]
+pub struct ProducerHalf<S, C> {
+    sq: S,
+    cq: C,
+    shape: LaneShape,
+    submitted: u64,
+    credited: u64,
+}
+
+/// What [`ProducerHalf::look`] sees at a position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// The task has not ended yet.
+    Pending,
+    /// The task ended so. Its commit word is not part of the copy.
+    Ended(CompletionRecord),
+    /// The commit word is one that no correct sidecar writes at this position.
+    Corrupt(u64),
+}
+
+impl<S: WordsMut, C: Words> ProducerHalf<S, C> {
+    /// The half of a pristine lane, from position 0.
+    pub fn new(sq: S, cq: C, shape: LaneShape) -> Self {
+        Self { sq, cq, shape, submitted: 0, credited: 0 }
+    }
+
+    /// Tasks submitted so far: the position of the next.
+    #[inline(always)]
+    pub fn submitted(&self) -> u64 {
+        self.submitted
+    }
+
+    /// Positions below this one have given their slots back.
+    #[inline(always)]
+    pub fn credited(&self) -> u64 {
+        self.credited
+    }
+
+    /// Whether there is no slot for another task (I1).
+    #[inline(always)]
+    pub fn is_full(&self) -> bool {
+        self.submitted - self.credited > self.shape.mask
+    }
+
+    /// The lane's sizes.
+    #[inline(always)]
+    pub fn shape(&self) -> &LaneShape {
+        &self.shape
+    }
+
+    /// Gives back the slot of the oldest position, whose completion is taken or of no interest to anybody.
+    #[inline(always)]
+    pub fn credit(&mut self) {
+        debug_assert!(self.credited < self.submitted);
+        self.credited += 1;
+    }
+
+    /// The request buffer of the next task, for payloads that do not lie inline. The lane must not be full.
+    #[inline(always)]
+    pub fn request_buffer(&mut self, length: usize) -> &mut [u8] {
+        debug_assert!(!self.is_full());
+        let at = self.shape.request(self.submitted);
+        self.sq.buffer(at, length.min(self.shape.request_bytes()))
+    }
+
+    /// Submits the next task: from here on it is accepted. The lane must not be full; a payload that does not lie
+    /// inline is in the request buffer already. Returns its position.
+    #[inline(always)]
+    pub fn submit(&mut self, record: &DescriptorRecord) -> u64 {
+        debug_assert!(!self.is_full());
+        let position = self.submitted;
+        let slot = self.shape.slot(position);
+        self.sq.store_record(slot, &record.words);
+        self.sq.commit(slot + COMMIT, position + 1); // P1
+        self.submitted = position + 1;
+        // SeqCst: only the compiler is held back. The look at the gate's sleeping word comes after the commit, as the
+        // sleeper looks at the commit word after setting that word.
+        compiler_fence(SeqCst);
+        position
+    }
+
+    /// Looks at the completion of `position`, which must be submitted and not credited.
+    #[inline(always)]
+    pub fn look(&self, position: u64) -> Look {
+        let slot = self.shape.slot(position);
+        let commit = self.cq.load_commit(slot + COMMIT); // P2
+        if commit != position + 1 {
+            // The slot still holds the completion of one capacity earlier, or nothing yet.
+            let earlier = (position + 1).saturating_sub(self.shape.capacity());
+            return if commit == earlier || commit == 0 { Look::Pending } else { Look::Corrupt(commit) };
+        }
+        Look::Ended(CompletionRecord { words: self.cq.load_record(slot) })
+    }
+
+    /// Copies response bytes of `position` from the buffer of its slot, from word `word` of it.
+    #[inline]
+    pub fn copy_response(&self, position: u64, word: usize, into: &mut [u8]) {
+        let left = self.shape.response_bytes().saturating_sub(word * 8);
+        let end = into.len().min(left);
+        self.cq.copy_out(self.shape.response(position) + word, &mut into[..end]);
+    }
+
+    /// The words of `sq`, for the owner's own line.
+    pub fn sq(&self) -> &S {
+        &self.sq
+    }
+}
+
+/// A task that was in flight when the last sidecar died and is to run again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rerun {
+    /// The attempt it will be, at least 2.
+    pub attempt: u16,
+}
+
+/// The worker's half: reads `sq`, writes `cq` and the lane's lines of the journal.
+#[derive(Debug)]
+pub struct WorkerHalf<S, C, J> {
+    sq: S,
+    cq: C,
+    journal: J,
+    /// Where the lane's lines begin in the journal.
+    lines: usize,
+    shape: LaneShape,
+    position: u64,
+    rerun: Option<Rerun>,
+    poison: Arc<AtomicU32>,
+}
+
+impl<S: Words, C: WordsMut, J: WordsMut> WorkerHalf<S, C, J> {
+    /// The half at `position`, as recovery or a reset left the lane. `poison` is shared with whoever may poison it.
+    pub fn new(
+        sq: S,
+        cq: C,
+        journal: J,
+        lines: usize,
+        shape: LaneShape,
+        (position, rerun): (u64, Option<Rerun>),
+        poison: Arc<AtomicU32>,
+    ) -> Self {
+        Self { sq, cq, journal, lines, shape, position, rerun, poison }
+    }
+
+    /// Gives the files back.
+    pub fn into_parts(self) -> (S, C) {
+        (self.sq, self.cq)
+    }
+
+    /// Whether a task that was in flight still has to run again.
+    pub fn has_rerun(&self) -> bool {
+        self.rerun.is_some()
+    }
+
+    #[cold]
+    fn take_again(&self, into: &mut DescriptorRecord, rerun: Rerun) -> u16 {
+        into.words = self.journal.load_record(self.lines);
+        rerun.attempt
+    }
+
+    #[cold]
+    fn start_again(&mut self, attempt: u16) {
+        self.journal.store(self.lines + k::ATTEMPTS, self.position << 8 | u64::from(attempt));
+        self.rerun = None;
+    }
+}
+
+/// The journal's word for a verdict: status code | detail << 8, 0 to run the task.
+pub(crate) fn verdict_word(verdict: Option<Status>) -> u64 {
+    verdict.map_or(0, |status| u64::from(status.code()) | u64::from(status.detail()) << 8)
+}
+
+impl<S: Words, C: WordsMut, J: WordsMut> Lane for WorkerHalf<S, C, J> {
+    #[inline(always)]
+    fn is_ready(&self) -> bool {
+        self.rerun.is_some() || self.sq.load(self.shape.slot(self.position) + COMMIT) == self.position + 1
+    }
+
+    #[inline(always)]
+    fn take(&mut self, into: &mut DescriptorRecord) -> u16 {
+        if let Some(rerun) = self.rerun {
+            return self.take_again(into, rerun);
+        }
+        let slot = self.shape.slot(self.position);
+        if self.sq.load_commit(slot + COMMIT) != self.position + 1 {
+            return 0; // P1
+        }
+        // The private snapshot, each word loaded once; it goes to the journal as well, where a later life can find it.
+        into.words = self.sq.load_record(slot);
+        self.journal.store_record(self.lines, &into.words);
+        1
+    }
+
+    #[inline]
+    fn payload<'a>(&self, length: usize, scratch: &'a mut Scratch) -> Option<&'a [u8]> {
+        if length > self.shape.request_bytes() {
+            return None; // I3
+        }
+        let copy = scratch.get(length)?;
+        self.sq.copy_out(self.shape.request(self.position), copy);
+        Some(copy)
+    }
+
+    #[inline(always)]
+    fn poison(&self) -> Option<Poison> {
+        match self.poison.load(Relaxed) {
+            0 => None,
+            code => Some(Poison::from_code(code as u8)),
+        }
+    }
+
+    #[inline(always)]
+    fn start(&mut self, attempt: u16, verdict: Option<Status>, started_at: u64) -> bool {
+        if self.rerun.is_some() {
+            self.start_again(attempt);
+            // SeqCst: only the compiler is held back, as below.
+            compiler_fence(SeqCst);
+            return true;
+        }
+        self.journal.store(self.lines + k::VERDICT, verdict_word(verdict));
+        self.journal.store(self.lines + k::STARTED_AT, started_at);
+        self.journal.commit(self.lines + COMMIT, self.position + 1); // P3
+        // SeqCst: only the compiler is held back here. The handler's effects must not move before STARTED: a kill
+        // between them would otherwise leave effects of a task that the journal calls not started.
+        compiler_fence(SeqCst);
+        true
+    }
+
+    #[inline(always)]
+    fn response(&mut self) -> Response<'_> {
+        let at = self.shape.response(self.position);
+        Response::new(self.cq.buffer(at, self.shape.response_bytes()))
+    }
+
+    #[inline(always)]
+    fn publish(&mut self, completion: &CompletionRecord) {
+        // SeqCst: only the compiler is held back; the handler's effects must not move past COMPLETED.
+        compiler_fence(SeqCst);
+        self.rerun = None;
+        let slot = self.shape.slot(self.position);
+        self.cq.store_record(slot, &completion.words);
+        self.cq.commit(slot + COMMIT, self.position + 1); // P2
+        self.position += 1;
+    }
+
+    #[inline(always)]
+    fn position(&self) -> u64 {
+        self.position
+    }
+
+    #[inline(always)]
+    fn request_bytes(&self) -> usize {
+        self.shape.request_bytes()
+    }
+
+    #[inline(always)]
+    fn capacity(&self) -> u64 {
+        self.shape.capacity()
+    }
+}

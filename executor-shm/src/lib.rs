@@ -1,0 +1,30 @@
+//! Shared-memory segments, lanes over them, liveness, recovery, and the sidecar as a library.
+//!
+//! The front door is [`Sidecar::builder`]; producers use crate `executor-client`, which is built on [`attach`]. Tools
+//! read everything through [`inspect`].
+
+#![deny(unsafe_code)]
+
+pub mod attach;
+pub mod files;
+mod futex;
+pub mod housekeeping;
+pub mod inspect;
+pub mod lane;
+pub mod layout;
+pub mod lock;
+mod mapping;
+mod master;
+pub mod recovery;
+pub mod sidecar;
+pub mod signals;
+pub mod state;
+pub mod status;
+pub mod words;
+
+pub use executor_core as core;
+pub use files::{InstanceName, InstanceNameError};
+pub use housekeeping::Ending;
+pub use master::MasterError;
+pub use sidecar::{Sidecar, SidecarBuilder, SidecarHandle, SidecarStats, StartError, StopError, StopReport};
+pub use signals::StopSignals;

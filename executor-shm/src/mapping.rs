@@ -1,0 +1,170 @@
+#![allow(unsafe_code, reason = "asks the kernel about mapped ranges and vouches for the thread-safety of a mapping")]
+//! Files mapped into memory: `shared_memory` maps what this process writes, `memmap2` what it only reads.
+//!
+//! It creates, checks and interprets nothing; that is [`files`](crate::files) and the modules of the single segments.
+//!
+//! Traps of `shared_memory` 0.12.4 that stay inside this file: an owning `Shmem` unlinks by name on drop, even a
+//! successor's file, so ownership is given up at once; it is `!Send`; a file of 0 bytes fails with EINVAL from `mmap`;
+//! its descriptor is not closed if it has the number 0.
+
+use std::fs::File;
+use std::ptr::NonNull;
+
+use nix::errno::Errno;
+use shared_memory::{Shmem, ShmemConf, ShmemError};
+
+use crate::lock::fork_generation;
+
+/// Why a file could not be mapped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MapError {
+    /// The kernel refused.
+    #[error("cannot map {name}")]
+    Refused {
+        /// The file's name in `/dev/shm`.
+        name: String,
+        /// The kernel's reason.
+        source: std::io::Error,
+    },
+    /// The file has another length than its header says, or none.
+    #[error("{name} has {found} bytes, {expected} are needed; the file is damaged")]
+    Size {
+        /// The file's name in `/dev/shm`.
+        name: String,
+        /// Its bytes.
+        found: usize,
+        /// The bytes needed.
+        expected: usize,
+    },
+}
+
+/// A file in `/dev/shm` that this process writes.
+pub(crate) struct WriteMapping {
+    /// `None` only while it is being dropped.
+    shmem: Option<Shmem>,
+    base: NonNull<u8>,
+    bytes: usize,
+    generation: u64,
+}
+
+impl std::fmt::Debug for WriteMapping {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "WriteMapping({} bytes)", self.bytes)
+    }
+}
+
+// SAFETY: `Shmem` is `!Send` only for the raw pointer it holds. It keeps no thread's identity: unmapping and closing
+// work from any thread, and its file link, which it would remove as an owner, is never set.
+unsafe impl Send for WriteMapping {}
+// SAFETY: `&WriteMapping` gives away the base address and the length, which never change.
+unsafe impl Sync for WriteMapping {}
+
+impl WriteMapping {
+    /// Maps the file `name` of `/dev/shm`, all pages present. The name may have changed hands since the caller looked:
+    /// prove the inode by the nonce in the header.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused, or the file has fewer than `expected` bytes.
+    pub(crate) fn open(name: &str, expected: usize) -> Result<Self, MapError> {
+        let shmem = ShmemConf::new().os_id(format!("/{name}")).open();
+        let mut shmem = shmem.map_err(|error| refused(name, &error))?;
+        shmem.set_owner(false);
+        if shmem.len() != expected {
+            return Err(MapError::Size { name: name.to_owned(), found: shmem.len(), expected });
+        }
+        let Some(base) = NonNull::new(shmem.as_ptr()) else {
+            return Err(MapError::Size { name: name.to_owned(), found: 0, expected });
+        };
+        prepare(base, expected, libc::MADV_POPULATE_WRITE);
+        Ok(Self { shmem: Some(shmem), base, bytes: expected, generation: fork_generation() })
+    }
+
+    pub(crate) fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for WriteMapping {
+    fn drop(&mut self) {
+        if self.generation != fork_generation() {
+            // MADV_DONTFORK left this child without the pages; the range may hold something else of its by now.
+            std::mem::forget(self.shmem.take());
+        }
+    }
+}
+
+fn refused(name: &str, error: &ShmemError) -> MapError {
+    let code = match error {
+        ShmemError::MapOpenFailed(code) | ShmemError::MapCreateFailed(code) | ShmemError::UnknownOsError(code) => *code,
+        _ => Errno::EIO as u32,
+    };
+    MapError::Refused { name: name.to_owned(), source: std::io::Error::from_raw_os_error(code as i32) }
+}
+
+/// A file that this process only reads; the kernel refuses a store.
+#[derive(Debug)]
+pub(crate) struct ReadMapping {
+    /// `None` only while it is being dropped.
+    map: Option<memmap2::MmapRaw>,
+    base: NonNull<u8>,
+    bytes: usize,
+    generation: u64,
+}
+
+impl ReadMapping {
+    /// Maps an open file, all pages present.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused, or the file has fewer than `expected` bytes.
+    pub(crate) fn open(file: &File, name: &str, expected: usize) -> Result<Self, MapError> {
+        let refused = |source| MapError::Refused { name: name.to_owned(), source };
+        let found = file.metadata().map_err(refused)?.len() as usize;
+        if found != expected || found == 0 {
+            return Err(MapError::Size { name: name.to_owned(), found, expected });
+        }
+        let map = memmap2::MmapOptions::new().len(found).map_raw_read_only(file).map_err(refused)?;
+        let Some(base) = NonNull::new(map.as_mut_ptr()) else {
+            return Err(MapError::Size { name: name.to_owned(), found: 0, expected });
+        };
+        prepare(base, found, libc::MADV_POPULATE_READ);
+        Ok(Self { map: Some(map), base, bytes: found, generation: fork_generation() })
+    }
+
+    pub(crate) fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for ReadMapping {
+    fn drop(&mut self) {
+        if self.generation != fork_generation() {
+            std::mem::forget(self.map.take()); // as for `WriteMapping`
+        }
+    }
+}
+
+// SAFETY: the pointer leads into the mapping the value owns, which any thread may unmap.
+unsafe impl Send for ReadMapping {}
+// SAFETY: `&ReadMapping` gives away the base address and the length, which never change.
+unsafe impl Sync for ReadMapping {}
+
+/// Makes the pages present, keeps them out of forked children and core dumps. All three are advice: kernels before 5.14
+/// do not know how to populate and fault the pages in one by one instead.
+fn prepare(base: NonNull<u8>, bytes: usize, populate: libc::c_int) {
+    for advice in [populate, libc::MADV_DONTFORK, libc::MADV_DONTDUMP] {
+        // SAFETY: `base .. base + bytes` is one mapping of ours, live during the call; these kinds of advice change no
+        // content and unmap nothing in this process.
+        let _ = unsafe { libc::madvise(base.as_ptr().cast(), bytes, advice) };
+    }
+}

@@ -1,0 +1,463 @@
+//! Who owns an instance's files: the master lock on `journal`, the life lock on `status`, and what a start may do to
+//! what it finds.
+//!
+//! It starts no thread and serves no lane. When [`Master::acquire`] returns, this process alone may write `journal` and
+//! `status`, both are still the inodes their names lead to, and nothing of a living instance was touched.
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+
+use crate::files::{self, Draft, FileError, Header, InstanceName};
+use crate::layout::{Geometry, GeometryError, Kind, geometry as geometry_words, header, journal, status};
+use crate::lock::LockFile;
+use crate::state::{InstanceState, LaneState, LaneWord};
+use crate::status as table;
+use crate::words::{SharedWords, Words, WordsMut, WriteWords};
+use executor_core::clock::{Calibration, ClockSource};
+
+/// Times a start begins again because a rival moved under it.
+const ROUNDS: u32 = 1000;
+
+/// Sizes a start was asked for; `None` takes the files' own, or the default for new files.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Wanted {
+    pub(crate) lanes: Option<u32>,
+    pub(crate) capacity: Option<u32>,
+    pub(crate) request_bytes: Option<u32>,
+    pub(crate) response_bytes: Option<u32>,
+    pub(crate) timing: Option<bool>,
+    pub(crate) handlers: u32,
+    pub(crate) workers: u32,
+}
+
+/// Why an instance's files could not be taken.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MasterError {
+    /// Another sidecar serves the instance. Stop it, or choose another name.
+    #[error("instance {instance} is already running; stop it or choose another name")]
+    AlreadyRunning {
+        /// The instance.
+        instance: InstanceName,
+    },
+    /// Files without a journal are still in use. End the processes that hold them.
+    #[error("/dev/shm/{name} has no journal beside it and is still in use; end the processes that hold it")]
+    InUse {
+        /// The file.
+        name: String,
+    },
+    /// A size is out of bounds.
+    #[error(transparent)]
+    Geometry(#[from] GeometryError),
+    /// The files were made with another size. Use theirs, or give the instance up first.
+    #[error("instance {instance} was made with {option} {found}, not {asked}; start it so, or remove its files first")]
+    Differs {
+        /// The instance.
+        instance: InstanceName,
+        /// The option.
+        option: &'static str,
+        /// What was asked for.
+        asked: u64,
+        /// What the files have.
+        found: u64,
+    },
+    /// The machine's clock is no longer the one the files' stamps were made with.
+    #[error("instance {instance} was stamped with clock {found}, this machine now has {asked}; remove its files first")]
+    Clock {
+        /// The instance.
+        instance: InstanceName,
+        /// This machine's clock.
+        asked: &'static str,
+        /// The files' clock.
+        found: &'static str,
+    },
+    /// A file could not be made, opened or believed.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Rivals kept moving the files.
+    #[error("instance {instance} is being started and stopped by others all the time; try again")]
+    Restless {
+        /// The instance.
+        instance: InstanceName,
+    },
+}
+
+/// The files of an instance in the hands of their only writer. Dropping it frees both locks.
+#[derive(Debug)]
+pub(crate) struct Master {
+    pub(crate) instance: InstanceName,
+    pub(crate) nonce: u64,
+    pub(crate) geometry: Geometry,
+    pub(crate) journal: SharedWords,
+    pub(crate) status: SharedWords,
+    pub(crate) timed: bool,
+    pub(crate) status_lock: LockFile,
+    pub(crate) journal_lock: LockFile,
+}
+
+/// A reason to begin again, or to give up.
+enum Round {
+    Again,
+    Fail(MasterError),
+}
+
+impl From<MasterError> for Round {
+    fn from(error: MasterError) -> Self {
+        Self::Fail(error)
+    }
+}
+
+impl From<FileError> for Round {
+    fn from(error: FileError) -> Self {
+        Self::Fail(error.into())
+    }
+}
+
+impl From<GeometryError> for Round {
+    fn from(error: GeometryError) -> Self {
+        Self::Fail(error.into())
+    }
+}
+
+/// `EEXIST` and `ENOENT` at a rename, or a name that vanished before it could be opened: a rival was there.
+fn rival(error: FileError) -> Round {
+    match &error {
+        FileError::Refused { source, .. }
+            if matches!(source.kind(), std::io::ErrorKind::AlreadyExists | std::io::ErrorKind::NotFound) =>
+        {
+            Round::Again
+        }
+        _ if error.is_missing() => Round::Again,
+        _ => Round::Fail(error.into()),
+    }
+}
+
+impl Master {
+    pub(crate) fn acquire(instance: &InstanceName, wanted: &Wanted, clock: ClockSource) -> Result<Self, MasterError> {
+        for _ in 0..ROUNDS {
+            match Self::round(instance, wanted, clock) {
+                Ok(master) => return Ok(master),
+                Err(Round::Again) => std::thread::yield_now(),
+                Err(Round::Fail(error)) => return Err(error),
+            }
+        }
+        Err(MasterError::Restless { instance: instance.clone() })
+    }
+
+    fn round(instance: &InstanceName, wanted: &Wanted, clock: ClockSource) -> Result<Self, Round> {
+        let name = instance.journal();
+        let (journal, journal_lock) = match files::open(&name, OFlag::O_RDWR) {
+            Ok(lock) => Self::adopt_journal(instance, lock)?,
+            Err(error) if error.is_missing() => Self::create_journal(instance, wanted)?,
+            Err(error) => return Err(error.into()),
+        };
+        let head = Header::load(&journal, &name, Kind::Journal)?;
+        let geometry = Geometry::load(&journal);
+        geometry.check()?;
+        if geometry.journal_bytes() != journal.len() * 8 || head.lanes != geometry.lanes {
+            return Err(foreign(&name, "its length does not fit its sizes").into());
+        }
+        let state = InstanceState::from_word(head.state).ok_or_else(|| foreign(&name, "its state is none"))?;
+        match state {
+            InstanceState::New => {
+                Self::clear_foreign(instance, &journal_lock)?;
+                // The sizes of a journal left by a creator that died are as free as those of none.
+                Self::check_wanted(instance, wanted, &geometry, None).or_else(|error| {
+                    files::unlink_own(&name, &journal_lock)?;
+                    Err(if matches!(error, Round::Fail(MasterError::Differs { .. })) { Round::Again } else { error })
+                })?;
+            }
+            InstanceState::Discarded => {
+                Self::finish_discard(instance, &journal, &geometry, &journal_lock)?;
+                return Err(Round::Again);
+            }
+            _ => {
+                let timed = journal.load(geometry_words::FLAGS) & 1 != 0;
+                Self::check_wanted(instance, wanted, &geometry, Some(timed))?;
+                let found = ClockSource::from_code(journal.load(geometry_words::CLOCK));
+                if found != Some(clock) {
+                    let found = found.map_or("unknown", ClockSource::name);
+                    return Err(Round::Fail(MasterError::Clock {
+                        instance: instance.clone(),
+                        asked: clock.name(),
+                        found,
+                    }));
+                }
+            }
+        }
+        let fresh = state == InstanceState::New;
+        let timed = if fresh { wanted.timing.unwrap_or(true) } else { journal.load(geometry_words::FLAGS) & 1 != 0 };
+        let (status, status_lock) = Self::take_status(instance, &geometry, head.nonce)?;
+        // After both locks are held: are the names still ours? A stop may have removed them in between.
+        if !files::is_still(&name, &journal_lock)? || !files::is_still(&instance.status(), &status_lock)? {
+            return Err(Round::Again);
+        }
+        let (journal, status) = (journal.share(), status.share());
+        if fresh {
+            journal.store(geometry_words::CLOCK, clock.code());
+            table::store_timed(&journal, timed);
+        }
+        table::store_timed(&status, timed);
+        let this = Self {
+            instance: instance.clone(),
+            nonce: head.nonce,
+            geometry,
+            journal,
+            status,
+            timed,
+            status_lock,
+            journal_lock,
+        };
+        Ok(this)
+    }
+
+    fn adopt_journal(instance: &InstanceName, lock: LockFile) -> Result<(WriteWords, LockFile), Round> {
+        let name = instance.journal();
+        own(&name, &lock)?;
+        take(&lock, &name, || MasterError::AlreadyRunning { instance: instance.clone() })?;
+        if !files::is_still(&name, &lock)? {
+            return Err(Round::Again);
+        }
+        // Mapping goes by name, so the inode is proven by the nonce that the locked description reads.
+        let view = files::map_for_reading(&lock, &name)?;
+        let head = Header::load(&view, &name, Kind::Journal)?;
+        let words = files::map_for_writing(&name, view.len() * 8, Kind::Journal, head.nonce).map_err(rival)?;
+        Ok((words, lock))
+    }
+
+    fn create_journal(instance: &InstanceName, wanted: &Wanted) -> Result<(WriteWords, LockFile), Round> {
+        let geometry = wanted.geometry();
+        geometry.check()?;
+        let draft = Draft::create(instance, geometry.journal_bytes()).map_err(rival)?;
+        let state = InstanceState::New as u64;
+        let (nonce, bytes) = (files::random(), geometry.journal_bytes());
+        Header { kind: Kind::Journal, nonce, state, lanes: geometry.lanes, lane: 0, bytes }.store(&draft.words);
+        geometry.store(&draft.words);
+        // Locked before anybody can find it.
+        take(&draft.lock, "the new journal", || MasterError::AlreadyRunning { instance: instance.clone() })?;
+        draft.publish(&instance.journal()).map_err(rival)
+    }
+
+    /// With a journal in state NEW nothing beside it can be ours. What is in use is left alone, the rest removed.
+    fn clear_foreign(instance: &InstanceName, journal_lock: &LockFile) -> Result<(), Round> {
+        let io = |source| FileError::Refused { verb: "list", name: String::new(), source };
+        let (journal, status) = (instance.journal(), instance.status());
+        for name in files::list(instance).map_err(io)? {
+            if name == journal {
+                continue;
+            }
+            let is_sq = name.ends_with(".sq");
+            let lock = match files::open(&name, if is_sq { OFlag::O_RDWR } else { OFlag::O_RDONLY }) {
+                Ok(lock) => lock,
+                Err(error) if error.is_missing() => continue,
+                Err(error) => {
+                    files::unlink_own(&journal, journal_lock)?;
+                    return Err(error.into());
+                }
+            };
+            let used = if name == status {
+                lock.is_write_locked()
+            } else if is_sq {
+                lock.try_lock().map(|()| false).or_else(|e| if e == Errno::EAGAIN { Ok(true) } else { Err(e) })
+            } else {
+                Ok(false)
+            };
+            if used.map_err(|errno| FileError::refused("probe", &name, errno))? {
+                files::unlink_own(&journal, journal_lock)?;
+                return Err(Round::Fail(MasterError::InUse { name }));
+            }
+            files::unlink_own(&name, &lock)?;
+        }
+        Ok(())
+    }
+
+    /// Completes a discard that was killed: the journal says so, so everything may go.
+    fn finish_discard(
+        instance: &InstanceName,
+        journal: &WriteWords,
+        geometry: &Geometry,
+        journal_lock: &LockFile,
+    ) -> Result<(), Round> {
+        for lane in 0..geometry.lanes {
+            let word = LaneWord::from_word(journal.load(geometry.journal_lane(lane) + journal::k::STATE));
+            if word.state() != Some(LaneState::Absent) {
+                files::unlink(&instance.sq(lane, word.nonce()))?;
+                files::unlink(&instance.cq(lane, word.nonce()))?;
+            }
+        }
+        files::unlink(&instance.status())?;
+        files::unlink_own(&instance.journal(), journal_lock)?;
+        Ok(())
+    }
+
+    fn check_wanted(
+        instance: &InstanceName,
+        wanted: &Wanted,
+        found: &Geometry,
+        timed: Option<bool>,
+    ) -> Result<(), Round> {
+        let timing = (wanted.timing.map(u64::from), timed.map_or(wanted.timing.map_or(0, u64::from), u64::from));
+        for (option, (asked, found)) in [
+            ("lanes", (wanted.lanes.map(u64::from), u64::from(found.lanes))),
+            ("capacity", (wanted.capacity.map(u64::from), u64::from(found.capacity))),
+            ("request-bytes", (wanted.request_bytes.map(u64::from), u64::from(found.request_bytes))),
+            ("response-bytes", (wanted.response_bytes.map(u64::from), u64::from(found.response_bytes))),
+            ("timing", timing),
+        ] {
+            if let Some(asked) = asked
+                && asked != found
+            {
+                let instance = instance.clone();
+                return Err(Round::Fail(MasterError::Differs { instance, option, asked, found }));
+            }
+        }
+        for (option, needed, room) in
+            [("room for workers", wanted.workers, found.workers), ("room for handlers", wanted.handlers, found.handlers)]
+        {
+            if needed > room {
+                let (asked, found) = (u64::from(needed), u64::from(room));
+                return Err(Round::Fail(MasterError::Differs { instance: instance.clone(), option, asked, found }));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the life lock on the instance's `status`, or makes a new one: with the journal's lock held and no `status`
+    /// nobody can be attached.
+    fn take_status(instance: &InstanceName, geometry: &Geometry, nonce: u64) -> Result<(WriteWords, LockFile), Round> {
+        let name = instance.status();
+        match files::open(&name, OFlag::O_RDWR) {
+            Ok(lock) => {
+                own(&name, &lock)?;
+                take(&lock, &name, || MasterError::AlreadyRunning { instance: instance.clone() })?;
+                let words = files::map_for_reading(&lock, &name)?;
+                let ours = Header::load(&words, &name, Kind::Status).is_ok_and(|head| head.nonce == nonce)
+                    && Geometry::load(&words) == *geometry
+                    && words.len() * 8 == geometry.status_bytes();
+                if !ours {
+                    // Of another life of the name, or damaged; its lock is ours, so nobody serves it.
+                    files::unlink_own(&name, &lock)?;
+                    return Err(Round::Again);
+                }
+                let words = files::map_for_writing(&name, geometry.status_bytes(), Kind::Status, nonce).map_err(rival)?;
+                Ok((words, lock))
+            }
+            Err(error) if error.is_missing() => {
+                let bytes = geometry.status_bytes();
+                let draft = Draft::create(instance, bytes).map_err(rival)?;
+                let state = InstanceState::New as u64;
+                Header { kind: Kind::Status, nonce, state, lanes: geometry.lanes, lane: 0, bytes }.store(&draft.words);
+                geometry.store(&draft.words);
+                take(&draft.lock, &name, || MasterError::AlreadyRunning { instance: instance.clone() })?;
+                draft.publish(&name).map_err(rival)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether both names still lead to our inodes.
+    pub(crate) fn is_intact(&self) -> bool {
+        let still = |name: String, lock: &LockFile| files::is_still(&name, lock).unwrap_or(false);
+        still(self.instance.journal(), &self.journal_lock) && still(self.instance.status(), &self.status_lock)
+    }
+
+    /// Tells everybody, the journal's reader first, what the instance is now.
+    pub(crate) fn set_state(&self, state: InstanceState) {
+        table::store_state(&self.journal, state);
+        table::store_state(&self.status, state);
+    }
+
+    /// Makes sure that `status` carries a calibration of the clock; the first one holds for the files' whole life.
+    pub(crate) fn settle_clock(&self, source: ClockSource) -> executor_core::Clock {
+        if let Ok(clock) = table::load_clock(&self.status)
+            && clock.source() == source
+        {
+            return clock;
+        }
+        table::store_clock(&self.status, source, &Calibration::measure(source));
+        self.status.store(geometry_words::CLOCK, source.code());
+        table::load_clock(&self.status)
+            .unwrap_or_else(|_| executor_core::Clock::new(source, Calibration::measure(source)))
+    }
+
+    /// Removes every file of the instance that the journal does not name, temporary ones included.
+    pub(crate) fn sweep(&self) -> Result<(), FileError> {
+        let io = |source| FileError::Refused { verb: "list", name: String::new(), source };
+        let mut keep = vec![self.instance.journal(), self.instance.status()];
+        for lane in 0..self.geometry.lanes {
+            let word = self.lane_word(lane);
+            keep.push(self.instance.sq(lane, word.nonce()));
+            keep.push(self.instance.cq(lane, word.nonce()));
+        }
+        for name in files::list(&self.instance).map_err(io)? {
+            if !keep.contains(&name) {
+                files::unlink(&name)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn lane_word(&self, lane: u32) -> LaneWord {
+        LaneWord::from_word(self.journal.load(self.geometry.journal_lane(lane) + journal::k::STATE))
+    }
+
+    /// Stores a lane's word in the journal, then in the mirror.
+    pub(crate) fn set_lane_word(&self, lane: u32, word: LaneWord) {
+        self.journal.commit(self.geometry.journal_lane(lane) + journal::k::STATE, word.word());
+        self.mirror_lane_word(lane, word);
+    }
+
+    pub(crate) fn mirror_lane_word(&self, lane: u32, word: LaneWord) {
+        self.status.commit(self.geometry.gate(lane) + status::GATE_STATE, word.word());
+    }
+
+    /// Bytes of all files that exist now.
+    pub(crate) fn store_footprint(&self, lanes_made: u32) -> u64 {
+        let bytes = self.geometry.status_bytes()
+            + self.geometry.journal_bytes()
+            + lanes_made as usize * self.geometry.lane_bytes();
+        self.status.store(status::FOOTPRINT, bytes as u64);
+        bytes as u64
+    }
+
+    /// The header word that a discard stores first; kept beside the other states so that nobody forgets the order.
+    pub(crate) fn is_new(&self) -> bool {
+        self.journal.load(header::STATE) == InstanceState::New as u64
+    }
+}
+
+impl Wanted {
+    /// The sizes of new files. Room for more handlers and workers than asked for now: a later start may have more.
+    fn geometry(&self) -> Geometry {
+        Geometry {
+            capacity: self.capacity.unwrap_or(1024),
+            request_bytes: self.request_bytes.unwrap_or(256),
+            response_bytes: self.response_bytes.unwrap_or(256),
+            lanes: self.lanes.unwrap_or(16),
+            handlers: (self.handlers * 2).next_multiple_of(8).clamp(8, 4096),
+            workers: self.workers.max(2),
+        }
+    }
+}
+
+fn foreign(name: &str, what: &str) -> FileError {
+    FileError::Foreign { name: name.to_owned(), what: what.to_owned() }
+}
+
+/// A file that belongs to another user is not ours to serve, whatever our privileges.
+fn own(name: &str, lock: &LockFile) -> Result<(), FileError> {
+    let stat = lock.stat().map_err(|errno| FileError::refused("look at", name, errno))?;
+    let me = nix::unistd::geteuid().as_raw();
+    if stat.st_uid == me {
+        Ok(())
+    } else {
+        Err(foreign(name, &format!("it belongs to uid {}, this process runs as uid {me}", stat.st_uid)))
+    }
+}
+
+fn take(lock: &LockFile, name: &str, held: impl FnOnce() -> MasterError) -> Result<(), Round> {
+    lock.try_lock().map_err(|errno| match errno {
+        Errno::EAGAIN | Errno::EACCES => Round::Fail(held()),
+        errno => FileError::refused("lock", name, errno).into(),
+    })
+}

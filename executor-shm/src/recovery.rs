@@ -1,0 +1,102 @@
+//! What a lane's files say about the task that was in flight when the last sidecar ended, and what to do about it.
+//!
+//! It runs before any dispatch, under the journal's lock, and runs no handler. A kill inside it leaves files that it
+//! judges the same way again.
+
+use executor_core::record::{COMMIT, CompletionRecord, DescriptorRecord, WORDS};
+use executor_core::status::{Interrupted, Status};
+
+use crate::lane::Rerun;
+use crate::layout::{Geometry, journal::k, lane::SLOTS};
+use crate::words::{Words, WordsMut};
+
+/// Most times a task is run in all.
+pub const ATTEMPTS_MAX: u16 = 2;
+
+/// What recovery needs to know about the task's handler and lane.
+#[derive(Clone, Copy, Debug)]
+pub struct Circumstances {
+    /// The lane answers nothing but `Poisoned`.
+    pub poisoned: bool,
+    /// The payload is in `sq` and `sq` cannot be read.
+    pub payload_lost: bool,
+    /// The handler changed or vanished since the lane attached.
+    pub handler_changed: bool,
+    /// The handler is idempotent in the entry the task was accepted under and in today's.
+    pub idempotent: bool,
+    /// The worker recorded a fatal signal while the task ran.
+    pub signal: bool,
+}
+
+/// Where a lane goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recovered {
+    /// The next position to serve.
+    pub position: u64,
+    /// The task there is run again, from the journal.
+    pub rerun: Option<Rerun>,
+    /// The task that was in flight was answered by recovery with this status.
+    pub answered: Option<Status>,
+}
+
+/// Judges one lane; `lines` is where its lines begin in the journal. `look` is asked about the task in flight only
+/// where its answer matters.
+pub fn recover(
+    journal: &impl Words,
+    lines: usize,
+    cq: &impl WordsMut,
+    geometry: &Geometry,
+    look: impl FnOnce(&DescriptorRecord) -> Circumstances,
+) -> Recovered {
+    let committed = journal.load_commit(lines + COMMIT); // P3
+    if committed == 0 {
+        return Recovered { position: 0, rerun: None, answered: None };
+    }
+    let position = committed - 1;
+    let slot = SLOTS + (position & geometry.mask()) as usize * WORDS;
+    let next = Recovered { position: committed, rerun: None, answered: None };
+    if cq.load_commit(slot + COMMIT) == committed {
+        return next; // it had completed
+    }
+    let record = DescriptorRecord { words: journal.load_record(lines) };
+    let started_at = journal.load(lines + k::STARTED_AT);
+    let publish = |status: Status, attempt: u16| {
+        // Done and its like carry lengths that only a handler knows; none of them is ever a verdict.
+        let completion =
+            CompletionRecord::new(status, attempt, 0, record.submitted_at(), started_at, started_at, [0; 3]);
+        cq.store_record(slot, &completion.words);
+        cq.commit(slot + COMMIT, committed); // P2
+        Recovered { answered: Some(status), ..next }
+    };
+
+    let verdict = journal.load(lines + k::VERDICT);
+    if verdict != 0 {
+        // It never ran, and says so. A verdict no build writes is a damaged journal: nobody knows.
+        let status = Status::from_wire(verdict as u8, (verdict >> 8) as u8, 0);
+        return match status {
+            Some(status) if status.ran() == executor_core::Ran::No => publish(status, 0),
+            _ => publish(Status::Interrupted(Interrupted::Killed), 1),
+        };
+    }
+    let attempts = match journal.load(lines + k::ATTEMPTS) {
+        word if word >> 8 == position => (word as u16) & 0xff,
+        _ => 1,
+    }
+    .max(1);
+    let seen = look(&record);
+    let reason = if seen.poisoned || attempts >= ATTEMPTS_MAX {
+        Some(Interrupted::Attempts)
+    } else if seen.payload_lost {
+        Some(Interrupted::PayloadLost)
+    } else if seen.handler_changed {
+        Some(Interrupted::HandlerChanged)
+    } else if !seen.idempotent {
+        Some(if seen.signal { Interrupted::Signal } else { Interrupted::Killed })
+    } else {
+        None
+    };
+    match reason {
+        Some(reason) => publish(Status::Interrupted(reason), attempts),
+        None => Recovered { position, rerun: Some(Rerun { attempt: attempts + 1 }), answered: None },
+    }
+}

@@ -1,0 +1,53 @@
+//! SIGTERM and SIGINT as something to wait for, by a thread that chose to.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+/// SIGTERM and SIGINT, blocked in the thread that made this and in all threads it starts afterwards, so make it before
+/// anything else starts a thread. Dropping it does not unblock them.
+#[derive(Debug)]
+pub struct StopSignals {
+    fd: SignalFd,
+}
+
+impl StopSignals {
+    /// Blocks both signals in the calling thread and keeps a descriptor that tells of them.
+    ///
+    /// # Errors
+    ///
+    /// The kernel has no descriptor left.
+    pub fn block() -> std::io::Result<Self> {
+        let mut set = SigSet::empty();
+        set.add(Signal::SIGTERM);
+        set.add(Signal::SIGINT);
+        set.thread_block()?;
+        let fd = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        Ok(Self { fd })
+    }
+
+    /// Waits until one of the signals came (`true`) or `other` is readable (`false`).
+    pub(crate) fn wait(&self, other: BorrowedFd<'_>) -> std::io::Result<bool> {
+        loop {
+            if self.fd.read_signal()?.is_some() {
+                return Ok(true);
+            }
+            let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN), PollFd::new(other, PollFlags::POLLIN)];
+            match poll(&mut fds, PollTimeout::NONE) {
+                Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+            let [signal, other] = fds;
+            if !signal.any().unwrap_or(false) && other.any().unwrap_or(false) {
+                return Ok(false);
+            }
+        }
+    }
+}
+
+/// Blocks all signals in the calling thread: worker and housekeeping threads leave them to the threads of the program.
+pub(crate) fn block_all() {
+    let _ = SigSet::all().thread_block();
+}
