@@ -4,7 +4,7 @@ use executor_core::bytemuck::{CheckedBitPattern, checked};
 use executor_core::record::{CompletionRecord, INLINE_RESPONSE};
 use executor_core::{Status, TaskId};
 use executor_shm::lane::ProducerHalf;
-use executor_shm::words::{ReadWords, WriteWords};
+use executor_shm::mapped::{ReadWords, WriteWords};
 
 use crate::client::Client;
 
@@ -85,7 +85,7 @@ impl Completion<'_> {
 
     /// The response: the handler's output, or the text of its error or panic.
     pub fn response(&self) -> ResponseView<'_> {
-        ResponseView { lane: self.client.lane(), record: &self.record, position: self.position }
+        ResponseView { lane: &self.client.lane, record: &self.record, position: self.position }
     }
 
     /// The response as text, for a task that failed.

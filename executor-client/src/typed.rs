@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 use executor_core::bytemuck::bytes_of;
 use executor_core::{Status, TaskId, TaskSpec};
 
-use crate::client::{Client, LaneStatus, SubmitError, WaitError};
+use crate::client::{Client, LaneStatus};
 use crate::descriptor::TaskDescriptor;
+use crate::submit::SubmitError;
+use crate::wait::WaitError;
 
 /// How long a first typed call waits for the sidecar to notice the lane.
 const NOTICE: Duration = Duration::from_secs(1);
@@ -156,13 +158,13 @@ impl Client {
             if Instant::now() >= until || !self.is_executor_alive() {
                 return Err(ContractError::NotServed);
             }
-            self.shared_instance().wake_housekeeping();
+            self.instance.wake_housekeeping();
             std::thread::yield_now();
         }
         if self.state() == LaneStatus::Lost {
             return Err(ContractError::NotServed);
         }
-        let row = self.shared_instance().handler(T::ID).filter(|row| !row.gone);
+        let row = self.instance.handler(T::ID).filter(|row| !row.gone);
         let row = row.ok_or(ContractError::Missing { id: T::ID, name: T::NAME })?;
         if row.fingerprint != T::FINGERPRINT || row.name != T::NAME {
             return Err(ContractError::Different {

@@ -19,9 +19,10 @@ use crate::files::{self, FileError, Header, InstanceName};
 use crate::futex;
 use crate::layout::{Geometry, GeometryError, Kind, geometry as geometry_words, lane as sq_words, status};
 use crate::lock::LockFile;
+use crate::mapped::{ReadWords, WriteWords};
 use crate::state::{InstanceState, LaneState, LaneWord};
 use crate::status::{self as table, ClockUnreadable};
-use crate::words::{ReadWords, Words, WordsMut, WriteWords};
+use crate::words::{Words, WordsMut};
 
 /// Why an instance cannot be used by this process.
 #[derive(Debug, thiserror::Error)]

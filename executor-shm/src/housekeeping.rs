@@ -25,22 +25,27 @@ use std::time::{Duration, Instant};
 
 use executor_core::Clock;
 use executor_core::dispatch::Served;
-use executor_core::record::{COMMIT, WORDS};
-use executor_core::registry::Registry;
-use executor_core::status::{Poison, Status};
+use executor_core::record::COMMIT;
+use executor_core::status::Poison;
 use executor_core::task::LaneFacts;
 use executor_core::worker::Control;
 
-use crate::files::{self, FileError, LaneFiles};
+use crate::draft::LaneFiles;
 use crate::futex;
-use crate::lane::{LaneShape, WorkerHalf};
-use crate::layout::{LINE, journal::k, lane as sq_words, status};
+use crate::lane::{LaneShape, Rerun, WorkerHalf};
+use crate::layout::{journal::k, lane as sq_words, status};
 use crate::lock::LockFile;
+use crate::mapped::{ReadWords, SharedWords, WriteWords};
 use crate::master::Master;
-use crate::recovery::{self, Circumstances};
-use crate::state::{InstanceState, LaneState, LaneWord};
-use crate::status::{HandlerRow, Placement};
-use crate::words::{ReadWords, SharedWords, Words, WordsMut, WriteWords};
+use crate::state::{LaneState, LaneWord};
+use crate::status::Placement;
+use crate::words::{Words, WordsMut};
+
+mod reset;
+mod start;
+mod stop;
+
+pub use start::RecoveryReport;
 
 pub(crate) type ShmLane = WorkerHalf<ReadWords, WriteWords, SharedWords>;
 
@@ -48,8 +53,6 @@ pub(crate) type ShmLane = WorkerHalf<ReadWords, WriteWords, SharedWords>;
 const NAP: Duration = Duration::from_millis(20);
 /// How often the names are looked at.
 const NAMES_INTERVAL: Duration = Duration::from_secs(1);
-/// FREE lanes that are kept made.
-const SPARE: usize = 2;
 
 /// A lane as housekeeping holds it.
 #[derive(Debug)]
@@ -66,18 +69,7 @@ struct Keep {
     served: bool,
     drain_sent: bool,
     /// How recovery left it.
-    start: (u64, Option<crate::lane::Rerun>),
-}
-
-/// What happened to the lanes at a start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RecoveryReport {
-    /// Lanes that had an owner or unanswered tasks.
-    pub lanes: u32,
-    /// Tasks in flight that are run again.
-    pub reruns: u32,
-    /// Tasks in flight that were answered `Interrupted`.
-    pub interrupted: u32,
+    start: (u64, Option<Rerun>),
 }
 
 /// Shared with the handle.
@@ -118,96 +110,6 @@ pub enum Ending {
 }
 
 impl Housekeeping {
-    /// Recovers every lane of the files and rewrites the mirrors. No worker runs yet.
-    pub(crate) fn recover(
-        master: Master,
-        clock: Clock,
-        rows: (&[HandlerRow], &[HandlerRow], u32),
-        registry: &Registry,
-        orders: Arc<Orders>,
-        drain_time: Duration,
-    ) -> Result<(Self, RecoveryReport), FileError> {
-        let (old_rows, new_rows, generation) = rows;
-        let mut report = RecoveryReport::default();
-        let mut lanes = Vec::new();
-        for lane in 0..master.geometry.lanes {
-            let mut keep = Keep::absent(master.lane_word(lane));
-            let at = master.geometry.journal_lane(lane);
-            keep.placement = Placement::from_word(master.journal.load(at + k::PLACEMENT));
-            match keep.word.state() {
-                Some(LaneState::Absent) => {}
-                Some(LaneState::Resetting) | None => keep.word = keep.word.with(LaneState::Resetting, 0),
-                Some(state) => match open_lane(&master, lane, keep.word.nonce()) {
-                    // Files that are gone or damaged under a journal that names them: nobody can attach to them, and
-                    // what was attached finds another nonce at the name. They are made anew.
-                    Err(error) if error.is_missing() => keep.word = keep.word.with(LaneState::Resetting, 0),
-                    Err(error) => return Err(error),
-                    Ok(files) => {
-                        let look = |record: &executor_core::record::DescriptorRecord| {
-                            let id = record.handler_id();
-                            let attached = master.journal.load(at + k::GENERATION);
-                            let old = old_rows.iter().find(|row| row.id == id);
-                            let new = new_rows.iter().find(|row| row.id == id);
-                            Circumstances {
-                                poisoned: state == LaneState::Poisoned,
-                                payload_lost: false,
-                                handler_changed: new.is_none_or(|row| u64::from(row.since) > attached || row.gone),
-                                idempotent: old.is_some_and(|row| row.idempotent)
-                                    && registry.get(id).is_some_and(executor_core::Handler::is_idempotent),
-                                signal: false,
-                            }
-                        };
-                        let found =
-                            recovery::recover(&master.journal, at, &files.cq, &master.geometry, look);
-                        if state != LaneState::Free {
-                            report.lanes += 1;
-                        }
-                        report.reruns += u32::from(found.rerun.is_some());
-                        report.interrupted += u32::from(matches!(found.answered, Some(Status::Interrupted(_))));
-                        keep.start = (found.position, found.rerun);
-                        keep.poison.store(u32::from(keep.word.reason()), Relaxed);
-                        keep.hold(files);
-                    }
-                },
-            }
-            lanes.push(keep);
-        }
-        for (lane, keep) in (0..).zip(&lanes) {
-            let at = master.geometry.journal_lane(lane);
-            let gate = master.geometry.gate(lane);
-            master.status.store(gate + status::LANE_BASE, master.journal.load(at + k::BASE));
-            master.status.store(gate + status::LANE_PLACEMENT, keep.placement.word());
-            master.status.store(gate + status::LANE_RESETS, master.journal.load(at + k::RESETS));
-            master.set_lane_word(lane, keep.word);
-        }
-        let problem = Arc::default();
-        let (names_seen, reset_again) = (Instant::now(), None);
-        let controls = Vec::new();
-        let this = Self {
-            master,
-            clock,
-            generation,
-            controls,
-            orders,
-            drain_time,
-            problem,
-            lanes,
-            names_seen,
-            reset_again,
-        };
-        Ok((this, report))
-    }
-
-    /// Makes the first lanes, or says why there is no room.
-    pub(crate) fn make_first_lanes(&mut self) -> Result<(), FileError> {
-        for lane in 0..self.lanes.len() {
-            if self.lanes[lane].word.state() == Some(LaneState::Resetting) {
-                self.reset(lane)?;
-            }
-        }
-        self.keep_spare()
-    }
-
     /// Gives the workers what recovery found to serve.
     pub(crate) fn hand_over_recovered(&mut self) {
         for lane in 0..self.lanes.len() {
@@ -288,46 +190,6 @@ impl Housekeeping {
         }
     }
 
-    fn put_off(&mut self, error: &FileError) {
-        self.tell(&error.to_string());
-        self.reset_again = Some(Instant::now() + NAMES_INTERVAL);
-    }
-
-    fn try_reset(&mut self, lane: usize) {
-        if self.reset_again.is_some_and(|at| Instant::now() < at) {
-            return;
-        }
-        match self.reset(lane) {
-            Ok(()) => self.reset_again = None,
-            Err(error) => self.put_off(&error),
-        }
-    }
-
-    fn keep_spare(&mut self) -> Result<(), FileError> {
-        if self.reset_again.is_some_and(|at| Instant::now() < at) {
-            return Ok(());
-        }
-        let count = |lanes: &[Keep], state| lanes.iter().filter(|keep| keep.word.state() == Some(state)).count();
-        while count(&self.lanes, LaneState::Free) < SPARE {
-            let Some(lane) = self.lanes.iter().position(|keep| keep.word.state() == Some(LaneState::Absent)) else {
-                break;
-            };
-            // Lanes are born RESETTING, so that a start killed here finds an ordinary unfinished reset.
-            self.set(lane, LaneState::Resetting, 0);
-            if let Err(error) = self.reset(lane) {
-                self.footprint();
-                return Err(error);
-            }
-        }
-        self.footprint();
-        Ok(())
-    }
-
-    fn footprint(&self) {
-        let made = self.lanes.iter().filter(|keep| keep.sq.is_some()).count();
-        self.master.store_footprint(made as u32);
-    }
-
     fn set(&mut self, lane: usize, state: LaneState, reason: u8) {
         let word = self.lanes[lane].word.with(state, reason);
         self.lanes[lane].word = word;
@@ -361,7 +223,8 @@ impl Housekeeping {
     }
 
     fn least_loaded(&self) -> u32 {
-        let load = |worker: u32| self.lanes.iter().filter(|keep| keep.served && keep.placement.worker == worker).count();
+        let load =
+            |worker: u32| self.lanes.iter().filter(|keep| keep.served && keep.placement.worker == worker).count();
         (0..self.controls.len() as u32).min_by_key(|&worker| load(worker)).unwrap_or(0)
     }
 
@@ -435,179 +298,6 @@ impl Housekeeping {
         }
     }
 
-    /// RESETTING -> FREE, from the top. A lane whose lock is held by somebody is left for later.
-    fn reset(&mut self, lane: usize) -> Result<(), FileError> {
-        let number = lane as u32;
-        let (instance, geometry) = (&self.master.instance, self.master.geometry);
-        let old = self.lanes[lane].word.nonce();
-        let lock = match self.lanes[lane].sq_lock.take() {
-            Some(lock) => Some(lock),
-            None if old == 0 => None,
-            None => match files::open(&instance.sq(number, old), nix::fcntl::OFlag::O_RDWR) {
-                Ok(lock) => Some(lock),
-                Err(error) if error.is_missing() => None,
-                Err(error) => return Err(error),
-            },
-        };
-        let held = match lock {
-            Some(lock) if lock.try_lock().is_err() => {
-                self.lanes[lane].sq_lock = Some(lock); // H1: somebody holds it; the next look tries again
-                return Ok(());
-            }
-            lock => lock,
-        };
-        let at = geometry.journal_lane(number);
-        let gate = geometry.gate(number);
-        let (journal, table) = (&self.master.journal, &self.master.status);
-        let base = journal.load(at + k::BASE) + journal.load(at + COMMIT); // H3
-        journal.store(at + k::BASE, base);
-        if old != 0 {
-            files::unlink(&instance.sq(number, old))?;
-            files::unlink(&instance.cq(number, old))?;
-        }
-        let nonce = files::random() >> 8;
-        let word = LaneWord::new(LaneState::Resetting, 0, nonce.max(1));
-        journal.commit(at + k::STATE, word.word());
-        self.lanes[lane].word = word;
-        self.lanes[lane].sq = None;
-        self.lanes[lane].cq = None;
-        let files = files::create_lane(instance, &geometry, self.master.nonce, number, word.nonce())?;
-        journal.commit(at + COMMIT, 0);
-        for cell in 1..WORDS {
-            journal.store(at + cell, 0);
-        }
-        for cell in [k::ATTEMPTS, k::VERDICT, k::STARTED_AT, k::GENERATION, k::PLACEMENT] {
-            journal.store(at + cell, 0);
-        }
-        for cell in 2 * LINE..3 * LINE {
-            journal.store(at + cell, 0);
-        }
-        let resets = journal.load(at + k::RESETS) + u64::from(old != 0);
-        journal.store(at + k::RESETS, resets);
-        table.store(gate + status::LANE_BASE, base);
-        table.store(gate + status::LANE_RESETS, resets);
-        table.store(gate + status::LANE_OWNER, 0);
-        table.store(gate + status::LANE_PLACEMENT, 0);
-        self.master.mirror_lane_word(number, word);
-        let keep = &mut self.lanes[lane];
-        keep.placement = Placement::from_word(0);
-        keep.start = (0, None);
-        keep.served = false;
-        keep.drain_sent = false;
-        keep.poison = Arc::default();
-        keep.hold(files);
-        self.set(lane, LaneState::Free, 0);
-        drop(held);
-        Ok(())
-    }
-
-    /// Tells the workers to end, waits for them, and takes every lane back.
-    fn drain(&mut self, workers: Vec<std::thread::JoinHandle<bool>>) -> bool {
-        let deadline = Instant::now() + self.drain_time;
-        let mut told = vec![false; self.controls.len()];
-        let mut hurried = false;
-        loop {
-            self.take_back();
-            for (told, control) in told.iter_mut().zip(&mut self.controls) {
-                *told = *told || control.close().is_ok();
-            }
-            if workers.iter().all(std::thread::JoinHandle::is_finished) {
-                break;
-            }
-            if !hurried && (Instant::now() >= deadline || self.orders.hurry.load(Relaxed)) {
-                hurried = true;
-                self.controls.iter().for_each(Control::hurry);
-            }
-            let nap = self.master.status.load(status::NAP);
-            futex::nap(self.master.status.atomic(status::NAP), nap, Duration::from_millis(1));
-        }
-        let mut sound = true;
-        for worker in workers {
-            sound &= worker.join().unwrap_or(false);
-        }
-        self.take_back();
-        sound
-    }
-
-    /// A kill with manners: what is committed is served, the files go only if nobody can miss them.
-    fn stop(&mut self, workers: Vec<std::thread::JoinHandle<bool>>) -> Ending {
-        self.master.set_state(InstanceState::Closing);
-        if !self.drain(workers) {
-            return self.keep_files();
-        }
-        // Every lane's lock at once, whatever its state: from here on nobody can attach.
-        for keep in &self.lanes {
-            if let Some(lock) = &keep.sq_lock
-                && lock.try_lock().is_err()
-            {
-                return self.keep_files();
-            }
-        }
-        // A reset that was cut off may have left an `sq` that is not in our hands.
-        let stray = (0..).zip(&self.lanes).any(|(lane, keep)| {
-            keep.sq_lock.is_none()
-                && keep.word.nonce() != 0
-                && !matches!(files::stat(&self.master.instance.sq(lane, keep.word.nonce())), Ok(None))
-        });
-        if stray || self.unanswered() > 0 || !self.master.is_intact() {
-            return self.keep_files();
-        }
-        // The mirror first: an attacher that looks a second time must find no FREE lane any more.
-        for lane in 0..self.lanes.len() {
-            let word = self.lanes[lane].word.with(LaneState::Resetting, 0);
-            self.master.mirror_lane_word(lane as u32, word);
-        }
-        for lane in 0..self.lanes.len() {
-            let word = self.lanes[lane].word;
-            if word.state() != Some(LaneState::Absent) {
-                self.lanes[lane].word = word.with(LaneState::Resetting, 0);
-                self.master.set_lane_word(lane as u32, self.lanes[lane].word);
-            }
-        }
-        match self.unlink_all() {
-            Ok(()) => Ending::Removed,
-            Err(error) => {
-                self.tell(&error.to_string());
-                self.keep_files()
-            }
-        }
-    }
-
-    fn unlink_all(&self) -> Result<(), FileError> {
-        let instance = &self.master.instance;
-        for (lane, keep) in (0..).zip(&self.lanes) {
-            if keep.word.state() != Some(LaneState::Absent) {
-                files::unlink(&instance.sq(lane, keep.word.nonce()))?;
-                files::unlink(&instance.cq(lane, keep.word.nonce()))?;
-            }
-        }
-        files::unlink_own(&instance.status(), &self.master.status_lock)?;
-        files::unlink_own(&instance.journal(), &self.master.journal_lock)
-    }
-
-    /// Lanes with a committed task that has no completion, FREE ones included.
-    fn unanswered(&self) -> u32 {
-        let geometry = &self.master.geometry;
-        let open = |(lane, keep): (u32, &Keep)| {
-            let Some(sq) = &keep.sq else { return false };
-            let at = geometry.journal_lane(lane);
-            let position = self.master.journal.load(at + COMMIT);
-            let slot = |position: u64| sq_words::SLOTS + (position & geometry.mask()) as usize * WORDS;
-            let waiting = sq.load_commit(slot(position) + COMMIT) == position + 1;
-            let in_flight = position > 0
-                && keep.cq.as_ref().is_none_or(|cq| cq.load(slot(position - 1) + COMMIT) != position);
-            waiting || in_flight
-        };
-        (0..).zip(&self.lanes).filter(|&(lane, keep)| open((lane, keep))).count() as u32
-    }
-
-    fn keep_files(&self) -> Ending {
-        let attached = self.lanes.iter().filter(|keep| keep.is_owned()).count() as u32;
-        let unanswered = self.unanswered();
-        self.master.set_state(InstanceState::Stopped);
-        Ending::Kept { attached, unanswered }
-    }
-
     /// Lanes that have an owner now.
     pub(crate) fn attached(&self) -> u32 {
         self.lanes.iter().filter(|keep| keep.is_owned()).count() as u32
@@ -661,8 +351,4 @@ impl Keep {
     fn is_deserted(&self) -> bool {
         !self.is_owned()
     }
-}
-
-fn open_lane(master: &Master, lane: u32, nonce: u64) -> Result<LaneFiles, FileError> {
-    files::open_lane(&master.instance, &master.geometry, master.nonce, lane, nonce)
 }

@@ -13,9 +13,10 @@ use nix::fcntl::OFlag;
 
 use crate::files::{self, DIRECTORY, FileError, Header, InstanceName};
 use crate::layout::{ABI_VERSION, Geometry, GeometryError, Kind, LINE, header, journal::k, lane as sq_words, status};
+use crate::mapped::ReadWords;
 use crate::state::{InstanceState, LaneState};
 use crate::status::{self as table, HandlerRow, Placement};
-use crate::words::{ReadWords, Words};
+use crate::words::Words;
 
 /// Why an instance cannot be looked at.
 #[derive(Debug, thiserror::Error)]
@@ -147,7 +148,7 @@ pub struct Inspection {
     /// Whether tasks are stamped.
     pub timed: bool,
     /// Tasks ended, by status byte.
-    pub stats: crate::sidecar::SidecarStats,
+    pub stats: crate::handle::SidecarStats,
     /// Workers of the last start.
     pub workers: Vec<WorkerView>,
     /// Handlers, gone ones included.
@@ -248,7 +249,7 @@ impl Inspector {
             geometry: self.geometry,
             clock: table::load_clock(words).ok(),
             timed: table::is_timed(words),
-            stats: crate::sidecar::read_stats(words, &self.geometry),
+            stats: crate::handle::read_stats(words, &self.geometry),
             workers: self.workers(),
             handlers: self.handlers(),
             lanes: (0..self.geometry.lanes).filter_map(|lane| self.lane(lane)).collect(),

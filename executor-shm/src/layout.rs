@@ -391,7 +391,7 @@ pub const LAYOUT_HASH: u64 = {
 };
 
 // A submit reads the gate line; nothing else shares it, and it is a whole line.
-const _: () = assert!(status::LANE_WORDS % LINE == 0);
+const _: () = assert!(status::LANE_WORDS.is_multiple_of(LINE));
 const _: () = assert!(status::GATE_SLEEPING < LINE);
 const _: () = assert!(status::LANE_BASE >= LINE);
 // The words of K that the worker stores are others than housekeeping's.
@@ -399,7 +399,7 @@ const _: () = assert!(journal::k::STARTED_AT < journal::k::STATE);
 const _: () = assert!(journal::k::PLACEMENT < 2 * LINE);
 // The producer's line of `sq` holds nothing the slots share a line with.
 const _: () = assert!(lane::WISH < lane::SLOTS);
-const _: () = assert!(lane::SLOTS % LINE == 0);
+const _: () = assert!(lane::SLOTS.is_multiple_of(LINE));
 const _: () = assert!(status::WORKERS >= status::CLOCK_RATE);
 
 #[cfg(test)]

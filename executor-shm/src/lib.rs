@@ -6,13 +6,16 @@
 #![deny(unsafe_code)]
 
 pub mod attach;
+mod draft;
 pub mod files;
 mod futex;
+pub mod handle;
 pub mod housekeeping;
 pub mod inspect;
 pub mod lane;
 pub mod layout;
 pub mod lock;
+pub mod mapped;
 mod mapping;
 mod master;
 pub mod recovery;
@@ -24,7 +27,8 @@ pub mod words;
 
 pub use executor_core as core;
 pub use files::{InstanceName, InstanceNameError};
+pub use handle::{SidecarHandle, SidecarStats, StopError, StopReport};
 pub use housekeeping::Ending;
 pub use master::MasterError;
-pub use sidecar::{Sidecar, SidecarBuilder, SidecarHandle, SidecarStats, StartError, StopError, StopReport};
+pub use sidecar::{Sidecar, SidecarBuilder, StartError};
 pub use signals::StopSignals;

@@ -7,12 +7,14 @@
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
-use crate::files::{self, Draft, FileError, Header, InstanceName};
+use crate::draft::Draft;
+use crate::files::{self, FileError, Header, InstanceName};
 use crate::layout::{Geometry, GeometryError, Kind, geometry as geometry_words, header, journal, status};
 use crate::lock::LockFile;
+use crate::mapped::{SharedWords, WriteWords};
 use crate::state::{InstanceState, LaneState, LaneWord};
 use crate::status as table;
-use crate::words::{SharedWords, Words, WordsMut, WriteWords};
+use crate::words::{Words, WordsMut};
 use executor_core::clock::{Calibration, ClockSource};
 
 /// Times a start begins again because a rival moved under it.
@@ -311,9 +313,10 @@ impl Master {
                 return Err(Round::Fail(MasterError::Differs { instance, option, asked, found }));
             }
         }
-        for (option, needed, room) in
-            [("room for workers", wanted.workers, found.workers), ("room for handlers", wanted.handlers, found.handlers)]
-        {
+        for (option, needed, room) in [
+            ("room for workers", wanted.workers, found.workers),
+            ("room for handlers", wanted.handlers, found.handlers),
+        ] {
             if needed > room {
                 let (asked, found) = (u64::from(needed), u64::from(room));
                 return Err(Round::Fail(MasterError::Differs { instance: instance.clone(), option, asked, found }));
@@ -339,7 +342,8 @@ impl Master {
                     files::unlink_own(&name, &lock)?;
                     return Err(Round::Again);
                 }
-                let words = files::map_for_writing(&name, geometry.status_bytes(), Kind::Status, nonce).map_err(rival)?;
+                let words =
+                    files::map_for_writing(&name, geometry.status_bytes(), Kind::Status, nonce).map_err(rival)?;
                 Ok((words, lock))
             }
             Err(error) if error.is_missing() => {

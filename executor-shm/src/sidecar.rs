@@ -1,8 +1,7 @@
 //! The sidecar as a library: set it up, start it, stop it with manners.
 
-use std::os::fd::AsFd;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -11,18 +10,17 @@ use executor_core::cpu::{self, CpuError};
 use executor_core::idle::IdleStrategy;
 use executor_core::registry::{Registry, RegistryError, TableError};
 use executor_core::worker::{QUANTUM, Worker, WorkerOptions};
-use executor_core::{Status, meter};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::files::{FileError, InstanceName, realtime_ns};
-use crate::futex;
-use crate::housekeeping::{Ending, Housekeeping, Orders, RecoveryReport};
-use crate::layout::{Geometry, LINE, status};
+use crate::handle::SidecarHandle;
+use crate::housekeeping::{Housekeeping, Orders};
+use crate::layout::{LINE, status};
 use crate::master::{Master, MasterError, Wanted};
-use crate::signals::{self, StopSignals};
+use crate::signals;
 use crate::state::InstanceState;
 use crate::status as table;
-use crate::words::{SharedWords, Words, WordsMut};
+use crate::words::{Words, WordsMut};
 
 /// The sidecar of one instance: entry point of this module.
 #[derive(Debug)]
@@ -233,7 +231,8 @@ impl SidecarBuilder {
         housekeeping.master.sweep()?;
         housekeeping.make_first_lanes()?;
 
-        let ended = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC).map_err(|errno| StartError::Thread(errno.into()))?);
+        let ended =
+            Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC).map_err(|errno| StartError::Thread(errno.into()))?);
         let problem = Arc::clone(&housekeeping.problem);
         let since = table::since(&rows);
         let (go, wait) = mpsc::channel::<(Housekeeping, Vec<JoinHandle<bool>>)>();
@@ -316,7 +315,10 @@ impl SidecarBuilder {
     }
 }
 
-fn spawn<T: Send + 'static>(name: &str, body: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>, StartError> {
+fn spawn<T: Send + 'static>(
+    name: &str,
+    body: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>, StartError> {
     let thread = std::thread::Builder::new().name(name.to_owned()).spawn(|| {
         signals::block_all();
         body()
@@ -341,186 +343,4 @@ fn choose_cpus(asked: &[u32], pin: bool, allowed: &[u32]) -> Result<Vec<Option<u
     let taken = crate::inspect::cpus_in_use();
     let free = allowed.iter().rev().find(|cpu| !taken.contains(cpu));
     Ok(vec![free.or(allowed.last()).copied()])
-}
-
-/// What a sidecar has done, summed over all its lives on these files.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SidecarStats {
-    /// Tasks ended, whatever their status.
-    pub tasks: u64,
-    /// Tasks ended by status byte (see [`Status::code`]); 0 is unused.
-    pub by_status: [u64; Status::CODES],
-    /// Lanes that workers serve now.
-    pub lanes: u64,
-}
-
-pub(crate) fn read_stats(words: &impl Words, geometry: &Geometry) -> SidecarStats {
-    let layout = geometry.meter_layout();
-    let word = |at: usize| words.load(geometry.meter() + at);
-    let mut stats = SidecarStats::default();
-    for worker in 0..layout.workers {
-        stats.tasks += word(layout.worker(worker) + meter::WorkerWord::Tasks as usize);
-        stats.lanes += word(layout.worker(worker) + meter::WorkerWord::Lanes as usize);
-    }
-    // Lanes count what did not end well; the rest is Done.
-    for (code, count) in stats.by_status.iter_mut().enumerate().skip(2) {
-        *count = (0..layout.lanes).map(|lane| word(layout.lane(lane) + code)).sum();
-    }
-    let unwell: u64 = stats.by_status.iter().sum();
-    stats.by_status[1] = stats.tasks.saturating_sub(unwell);
-    stats
-}
-
-/// A running sidecar. Dropping it stops it with manners and waits for that.
-#[derive(Debug)]
-pub struct SidecarHandle {
-    instance: InstanceName,
-    cpus: Vec<u32>,
-    geometry: Geometry,
-    bytes: u64,
-    idle: IdleStrategy,
-    timed: bool,
-    clock: ClockSource,
-    recovery: RecoveryReport,
-    status: SharedWords,
-    orders: Arc<Orders>,
-    problem: Arc<Mutex<Option<String>>>,
-    ended: Arc<EventFd>,
-    keeper: Option<JoinHandle<Option<(Ending, u32)>>>,
-}
-
-/// How a sidecar ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StopReport {
-    /// What it had done.
-    pub stats: SidecarStats,
-    /// What became of the files.
-    pub ending: Ending,
-}
-
-/// Why a sidecar did not end well. Its files are left for the next start.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StopError {
-    /// A thread of the sidecar panicked: a bug of this library or of a handler's destructor.
-    #[error("a thread of the sidecar died; the files are left for the next start")]
-    ThreadDied,
-    /// Waiting for a signal failed.
-    #[error("cannot wait for signals")]
-    Signals(#[source] std::io::Error),
-}
-
-impl SidecarHandle {
-    /// The instance it serves.
-    pub fn instance(&self) -> &InstanceName {
-        &self.instance
-    }
-
-    /// The CPUs its workers are pinned to.
-    pub fn cpus(&self) -> &[u32] {
-        &self.cpus
-    }
-
-    /// The sizes in force.
-    pub fn geometry(&self) -> &Geometry {
-        &self.geometry
-    }
-
-    /// Bytes of its files in `/dev/shm` at the start; more lanes are made as they are needed.
-    pub fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    /// What its workers do between tasks.
-    pub fn idle(&self) -> IdleStrategy {
-        self.idle
-    }
-
-    /// Whether tasks carry timestamps.
-    pub fn is_timed(&self) -> bool {
-        self.timed
-    }
-
-    /// The clock of all stamps.
-    pub fn clock_source(&self) -> ClockSource {
-        self.clock
-    }
-
-    /// What the start found of an earlier life.
-    pub fn recovery(&self) -> RecoveryReport {
-        self.recovery
-    }
-
-    /// What it has done so far.
-    pub fn stats(&self) -> SidecarStats {
-        read_stats(&self.status, &self.geometry)
-    }
-
-    /// The last thing housekeeping could not do, if any: a full `/dev/shm`, names taken away.
-    pub fn problem(&self) -> Option<String> {
-        self.problem.lock().ok().and_then(|problem| problem.clone())
-    }
-
-    /// Orders a stop with manners and returns at once.
-    pub fn stop(&self) {
-        self.orders.stop.store(true, Relaxed);
-        futex::wake(self.status.atomic(status::NAP));
-    }
-
-    /// Waits for the end that [`stop`](Self::stop) ordered.
-    ///
-    /// # Errors
-    ///
-    /// A thread of the sidecar died.
-    pub fn join(mut self) -> Result<StopReport, StopError> {
-        self.wait()
-    }
-
-    fn wait(&mut self) -> Result<StopReport, StopError> {
-        let keeper = self.keeper.take().ok_or(StopError::ThreadDied)?;
-        let (ending, _) = keeper.join().ok().flatten().ok_or(StopError::ThreadDied)?;
-        Ok(StopReport { stats: self.stats(), ending })
-    }
-
-    /// Blocks SIGTERM and SIGINT in this thread and waits for one of them, then stops with manners. A second signal
-    /// ends the process at once with exit code 130; what was accepted is in the files for the next start.
-    ///
-    /// A signal that comes between the start and this call ends the process as by default; to close that gap make
-    /// [`StopSignals`] before the start and use [`run_until`](Self::run_until).
-    ///
-    /// # Errors
-    ///
-    /// A thread of the sidecar died, or the kernel gave no signal descriptor.
-    pub fn run_until_signal(self) -> Result<StopReport, StopError> {
-        let signals = StopSignals::block().map_err(StopError::Signals)?;
-        self.run_until(&signals)
-    }
-
-    /// As [`run_until_signal`](Self::run_until_signal), with signals that were blocked before the start.
-    ///
-    /// # Errors
-    ///
-    /// As [`run_until_signal`](Self::run_until_signal).
-    pub fn run_until(mut self, signals: &StopSignals) -> Result<StopReport, StopError> {
-        let ended = Arc::clone(&self.ended);
-        let mut stopping = false;
-        while signals.wait(ended.as_fd()).map_err(StopError::Signals)? {
-            if stopping {
-                // Asked twice: whoever asks has a reason. Everything accepted is in the files for the next start.
-                std::process::exit(130);
-            }
-            stopping = true;
-            self.stop();
-        }
-        self.wait()
-    }
-}
-
-impl Drop for SidecarHandle {
-    fn drop(&mut self) {
-        if self.keeper.is_some() {
-            self.stop();
-            let _ = self.wait();
-        }
-    }
 }

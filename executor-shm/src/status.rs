@@ -108,7 +108,7 @@ pub fn load_clock(words: &impl Words) -> Result<Clock, ClockUnreadable> {
             realtime_ns: words.load_commit(status::CLOCK_REALTIME),
             ticks_per_second: words.load_commit(status::CLOCK_RATE),
         };
-        if before % 2 == 0 && before != 0 && words.load_commit(status::CLOCK_SEQUENCE) == before {
+        if before.is_multiple_of(2) && before != 0 && words.load_commit(status::CLOCK_SEQUENCE) == before {
             let source = ClockSource::from_code(words.load(geometry::CLOCK)).ok_or(ClockUnreadable)?;
             return Ok(Clock::new(source, calibration));
         }
@@ -275,20 +275,19 @@ mod tests {
         assert_eq!((generation, &same), (1, &first), "a restart of the same build changes nothing");
         let (next, generation) = merge_registry(&first, &registry(&[(2, "b", 1), (3, "c", 0)]), 1, 8).unwrap();
         assert_eq!(generation, 2);
-        assert_eq!(next.iter().map(|row| (row.id, row.since, row.gone)).collect::<Vec<_>>(), [
-            (1, 2, true),
-            (2, 2, false),
-            (3, 2, false)
-        ]);
-        let (back, generation) = merge_registry(&next, &registry(&[(1, "a", 0), (2, "b", 1), (3, "c", 0)]), 2, 8).unwrap();
+        assert_eq!(
+            next.iter().map(|row| (row.id, row.since, row.gone)).collect::<Vec<_>>(),
+            [(1, 2, true), (2, 2, false), (3, 2, false)]
+        );
+        let (back, generation) =
+            merge_registry(&next, &registry(&[(1, "a", 0), (2, "b", 1), (3, "c", 0)]), 2, 8).unwrap();
         assert_eq!((generation, back[0].since, back[0].gone), (3, 3, false), "a handler that came back is another");
         assert!(merge_registry(&first, &registry(&[(1, "a", 0), (2, "b", 0), (3, "c", 0)]), 1, 2).is_none());
     }
 
     #[test]
     fn a_registry_survives_the_file_and_a_hostile_count_is_bounded() {
-        let geometry =
-            Geometry { capacity: 2, request_bytes: 0, response_bytes: 0, lanes: 1, handlers: 3, workers: 1 };
+        let geometry = Geometry { capacity: 2, request_bytes: 0, response_bytes: 0, lanes: 1, handlers: 3, workers: 1 };
         let words = HeapWords::new(geometry.status_bytes() / 8);
         let (rows, generation) = merge_registry(&[], &registry(&[(7, "seven", 1), (4095, "last", 2)]), 0, 3).unwrap();
         store_registry(&words, &geometry, &rows, generation);
@@ -300,8 +299,7 @@ mod tests {
 
     #[test]
     fn a_calibration_that_is_never_at_rest_is_an_error_and_not_a_hang() {
-        let geometry =
-            Geometry { capacity: 2, request_bytes: 0, response_bytes: 0, lanes: 1, handlers: 1, workers: 1 };
+        let geometry = Geometry { capacity: 2, request_bytes: 0, response_bytes: 0, lanes: 1, handlers: 1, workers: 1 };
         let words = HeapWords::new(geometry.status_bytes() / 8);
         assert!(load_clock(&words).is_err(), "never written");
         let calibration = Calibration { ticks: 5, monotonic_ns: 6, realtime_ns: 7, ticks_per_second: 8 };

@@ -1,0 +1,174 @@
+//! Making files: complete before they have a name.
+//!
+//! A file is made under a temporary name with `O_EXCL`, its pages allocated, its header written, and only then renamed,
+//! replacing nothing: nobody ever sees half a file, and a full `/dev/shm` is an error here and not a SIGBUS later.
+
+use std::os::fd::OwnedFd;
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags};
+use nix::sys::stat::Mode;
+
+use crate::files::{
+    DIRECTORY, FileError, Header, InstanceName, map_for_reading, map_for_writing, open, path, random, unlink,
+};
+use crate::layout::{Geometry, Kind};
+use crate::lock::LockFile;
+use crate::mapped::{ReadWords, WriteWords};
+use crate::mapping::WriteMapping;
+use crate::words::Words;
+
+/// A file that was made and is not named yet. Dropped, it is gone.
+pub(crate) struct Draft {
+    pub(crate) words: WriteWords,
+    pub(crate) lock: LockFile,
+    temporary: Temporary,
+}
+
+struct Temporary(String);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if !self.0.is_empty() {
+            let _ = unlink(&self.0); // the name is random: nobody else's file can have it
+        }
+    }
+}
+
+impl Draft {
+    /// Makes a file of `bytes` zeros under a temporary name, every page allocated.
+    pub(crate) fn create(instance: &InstanceName, bytes: usize) -> Result<Self, FileError> {
+        let name = format!("{}tmp-{:016x}", instance.prefix(), random());
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+        let lock = LockFile::open(|| nix::fcntl::open(&path(&name), flags, mode))
+            .map_err(|errno| FileError::refused("create", &name, errno))?;
+        let temporary = Temporary(name);
+        let words = Self::fill(&temporary.0, bytes)?;
+        Ok(Self { words, lock, temporary })
+    }
+
+    fn fill(name: &str, bytes: usize) -> Result<WriteWords, FileError> {
+        let refused = |verb| move |errno| FileError::refused(verb, name, errno);
+        let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let file: OwnedFd = nix::fcntl::open(&path(name), flags, Mode::empty()).map_err(refused("open"))?;
+        nix::fcntl::posix_fallocate(&file, 0, bytes as i64).map_err(|errno| match errno {
+            Errno::ENOSPC => FileError::Full { name: name.to_owned(), needed: bytes as u64, free: free_bytes() },
+            errno => FileError::refused("allocate", name, errno),
+        })?;
+        // The mode given at creation went through the caller's umask.
+        nix::sys::stat::fchmod(&file, Mode::S_IRUSR | Mode::S_IWUSR).map_err(refused("set the mode of"))?;
+        Ok(WriteWords::new(WriteMapping::open(name, bytes)?))
+    }
+
+    /// Gives the finished file its name, replacing nothing. `EEXIST` (the name is taken) and `ENOENT` (a sweeper took
+    /// the draft) come back as [`FileError::Refused`].
+    pub(crate) fn publish(mut self, name: &str) -> Result<(WriteWords, LockFile), FileError> {
+        nix::fcntl::renameat2(AT_FDCWD, &path(&self.temporary.0), AT_FDCWD, &path(name), RenameFlags::RENAME_NOREPLACE)
+            .map_err(|errno| FileError::refused("name", name, errno))?;
+        self.temporary.0.clear();
+        Ok((self.words, self.lock))
+    }
+}
+
+fn free_bytes() -> u64 {
+    nix::sys::statvfs::statvfs(DIRECTORY).map_or(0, |fs| fs.blocks_available() * fs.fragment_size())
+}
+
+/// Makes the pair of files of a lane and names them, `sq` last: whoever sees `sq` sees both.
+pub(crate) fn create_lane(
+    instance: &InstanceName,
+    geometry: &Geometry,
+    instance_nonce: u64,
+    lane: u32,
+    lane_nonce: u64,
+) -> Result<LaneFiles, FileError> {
+    let draft = |kind, bytes| -> Result<Draft, FileError> {
+        let draft = Draft::create(instance, bytes)?;
+        Header { kind, nonce: instance_nonce, state: lane_nonce, lanes: geometry.lanes, lane, bytes }
+            .store(&draft.words);
+        geometry.store(&draft.words);
+        Ok(draft)
+    };
+    let cq = draft(Kind::Cq, geometry.cq_bytes())?;
+    let sq = draft(Kind::Sq, geometry.sq_bytes())?;
+    let (cq_name, sq_name) = (instance.cq(lane, lane_nonce), instance.sq(lane, lane_nonce));
+    let (cq, _) = cq.publish(&cq_name)?;
+    // Mapped for reading before anybody can write to it: from its naming on the producer is its only writer.
+    let read = map_for_reading(&sq.lock, &sq_name)?;
+    let (_, sq_lock) = sq.publish(&sq_name)?;
+    Ok(LaneFiles { sq: read, cq, sq_lock })
+}
+
+/// The files of one lane as the sidecar holds them.
+#[derive(Debug)]
+pub(crate) struct LaneFiles {
+    pub(crate) sq: ReadWords,
+    pub(crate) cq: WriteWords,
+    /// For probing and, at a reset, taking the producer's lock; opened writable for that alone.
+    pub(crate) sq_lock: LockFile,
+}
+
+/// Opens the files of a lane that the journal names.
+pub(crate) fn open_lane(
+    instance: &InstanceName,
+    geometry: &Geometry,
+    instance_nonce: u64,
+    lane: u32,
+    lane_nonce: u64,
+) -> Result<LaneFiles, FileError> {
+    let (cq_name, sq_name) = (instance.cq(lane, lane_nonce), instance.sq(lane, lane_nonce));
+    let sq_lock = open(&sq_name, OFlag::O_RDWR)?;
+    let sq = map_for_reading(&sq_lock, &sq_name)?;
+    let cq = map_for_writing(&cq_name, geometry.cq_bytes(), Kind::Cq, instance_nonce)?;
+    for (words, name, kind, bytes) in [
+        (&sq as &dyn HeaderWords, &sq_name, Kind::Sq, geometry.sq_bytes()),
+        (&cq, &cq_name, Kind::Cq, geometry.cq_bytes()),
+    ] {
+        let header = words.header(name, kind)?;
+        if (header.nonce, header.state, header.lane, header.bytes) != (instance_nonce, lane_nonce, lane, bytes) {
+            return Err(FileError::Foreign { name: name.clone(), what: "its header names another lane".to_owned() });
+        }
+    }
+    Ok(LaneFiles { sq, cq, sq_lock })
+}
+
+/// Reading a header from either kind of mapping.
+trait HeaderWords {
+    fn header(&self, name: &str, kind: Kind) -> Result<Header, FileError>;
+}
+
+impl<W: Words> HeaderWords for W {
+    fn header(&self, name: &str, kind: Kind) -> Result<Header, FileError> {
+        Header::load(self, name, kind)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::{is_still, list, unlink_own};
+
+    #[test]
+    fn a_draft_that_is_dropped_leaves_no_file() {
+        let instance = InstanceName::new(&format!("draft-{}", std::process::id())).unwrap();
+        let draft = Draft::create(&instance, 8192).unwrap();
+        assert_eq!(list(&instance).unwrap().len(), 1);
+        drop(draft);
+        assert_eq!(list(&instance).unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_draft_replaces_nothing_and_is_gone_when_its_name_is_taken() {
+        let instance = InstanceName::new(&format!("taken-{}", std::process::id())).unwrap();
+        let (_words, lock) = Draft::create(&instance, 4096).unwrap().publish(&instance.status()).unwrap();
+        let error = Draft::create(&instance, 4096).unwrap().publish(&instance.status()).err().unwrap();
+        assert!(
+            matches!(error, FileError::Refused { source, .. } if source.kind() == std::io::ErrorKind::AlreadyExists)
+        );
+        assert_eq!(list(&instance).unwrap(), [instance.status()]);
+        assert!(is_still(&instance.status(), &lock).unwrap());
+        unlink_own(&instance.status(), &lock).unwrap();
+        assert_eq!(list(&instance).unwrap(), Vec::<String>::new());
+    }
+}

@@ -1,0 +1,137 @@
+//! RESETTING: a lane's files are replaced, or made for the first time.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use executor_core::record::{COMMIT, WORDS};
+
+use super::{Housekeeping, Keep};
+use crate::draft;
+use crate::files::{self, FileError};
+use crate::layout::{LINE, journal::k, status};
+use crate::state::{LaneState, LaneWord};
+use crate::status::Placement;
+use crate::words::{Words, WordsMut};
+
+/// FREE lanes that are kept made.
+const SPARE: usize = 2;
+/// How long a reset that found no room waits before it tries again.
+const RETRY: Duration = Duration::from_secs(1);
+
+impl Housekeeping {
+    /// Makes the first lanes, or says why there is no room.
+    pub(crate) fn make_first_lanes(&mut self) -> Result<(), FileError> {
+        for lane in 0..self.lanes.len() {
+            if self.lanes[lane].word.state() == Some(LaneState::Resetting) {
+                self.reset(lane)?;
+            }
+        }
+        self.keep_spare()
+    }
+
+    pub(super) fn put_off(&mut self, error: &FileError) {
+        self.tell(&error.to_string());
+        self.reset_again = Some(Instant::now() + RETRY);
+    }
+
+    pub(super) fn try_reset(&mut self, lane: usize) {
+        if self.reset_again.is_some_and(|at| Instant::now() < at) {
+            return;
+        }
+        match self.reset(lane) {
+            Ok(()) => self.reset_again = None,
+            Err(error) => self.put_off(&error),
+        }
+    }
+
+    pub(super) fn keep_spare(&mut self) -> Result<(), FileError> {
+        if self.reset_again.is_some_and(|at| Instant::now() < at) {
+            return Ok(());
+        }
+        let count = |lanes: &[Keep], state| lanes.iter().filter(|keep| keep.word.state() == Some(state)).count();
+        while count(&self.lanes, LaneState::Free) < SPARE {
+            let Some(lane) = self.lanes.iter().position(|keep| keep.word.state() == Some(LaneState::Absent)) else {
+                break;
+            };
+            // Lanes are born RESETTING, so that a start killed here finds an ordinary unfinished reset.
+            self.set(lane, LaneState::Resetting, 0);
+            if let Err(error) = self.reset(lane) {
+                self.footprint();
+                return Err(error);
+            }
+        }
+        self.footprint();
+        Ok(())
+    }
+
+    fn footprint(&self) {
+        let made = self.lanes.iter().filter(|keep| keep.sq.is_some()).count();
+        self.master.store_footprint(made as u32);
+    }
+
+    /// RESETTING -> FREE, from the top. A lane whose lock is held by somebody is left for later.
+    fn reset(&mut self, lane: usize) -> Result<(), FileError> {
+        let number = lane as u32;
+        let (instance, geometry) = (&self.master.instance, self.master.geometry);
+        let old = self.lanes[lane].word.nonce();
+        let lock = match self.lanes[lane].sq_lock.take() {
+            Some(lock) => Some(lock),
+            None if old == 0 => None,
+            None => match files::open(&instance.sq(number, old), nix::fcntl::OFlag::O_RDWR) {
+                Ok(lock) => Some(lock),
+                Err(error) if error.is_missing() => None,
+                Err(error) => return Err(error),
+            },
+        };
+        let held = match lock {
+            Some(lock) if lock.try_lock().is_err() => {
+                self.lanes[lane].sq_lock = Some(lock); // H1: somebody holds it; the next look tries again
+                return Ok(());
+            }
+            lock => lock,
+        };
+        let at = geometry.journal_lane(number);
+        let gate = geometry.gate(number);
+        let (journal, table) = (&self.master.journal, &self.master.status);
+        let base = journal.load(at + k::BASE) + journal.load(at + COMMIT); // H3
+        journal.store(at + k::BASE, base);
+        if old != 0 {
+            files::unlink(&instance.sq(number, old))?;
+            files::unlink(&instance.cq(number, old))?;
+        }
+        let nonce = files::random() >> 8;
+        let word = LaneWord::new(LaneState::Resetting, 0, nonce.max(1));
+        journal.commit(at + k::STATE, word.word());
+        self.lanes[lane].word = word;
+        self.lanes[lane].sq = None;
+        self.lanes[lane].cq = None;
+        let files = draft::create_lane(instance, &geometry, self.master.nonce, number, word.nonce())?;
+        journal.commit(at + COMMIT, 0);
+        for cell in 1..WORDS {
+            journal.store(at + cell, 0);
+        }
+        for cell in [k::ATTEMPTS, k::VERDICT, k::STARTED_AT, k::GENERATION, k::PLACEMENT] {
+            journal.store(at + cell, 0);
+        }
+        for cell in 2 * LINE..3 * LINE {
+            journal.store(at + cell, 0);
+        }
+        let resets = journal.load(at + k::RESETS) + u64::from(old != 0);
+        journal.store(at + k::RESETS, resets);
+        table.store(gate + status::LANE_BASE, base);
+        table.store(gate + status::LANE_RESETS, resets);
+        table.store(gate + status::LANE_OWNER, 0);
+        table.store(gate + status::LANE_PLACEMENT, 0);
+        self.master.mirror_lane_word(number, word);
+        let keep = &mut self.lanes[lane];
+        keep.placement = Placement::from_word(0);
+        keep.start = (0, None);
+        keep.served = false;
+        keep.drain_sent = false;
+        keep.poison = Arc::default();
+        keep.hold(files);
+        self.set(lane, LaneState::Free, 0);
+        drop(held);
+        Ok(())
+    }
+}

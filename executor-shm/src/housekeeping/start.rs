@@ -1,0 +1,103 @@
+//! A start: what the files of an earlier life say of every lane.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use executor_core::Clock;
+use executor_core::registry::Registry;
+use executor_core::status::Status;
+
+use super::{Housekeeping, Keep, Orders};
+use crate::draft;
+use crate::files::FileError;
+use crate::layout::{journal::k, status};
+use crate::master::Master;
+use crate::recovery::{self, Circumstances};
+use crate::state::LaneState;
+use crate::status::{HandlerRow, Placement};
+use crate::words::{Words, WordsMut};
+
+/// What happened to the lanes at a start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RecoveryReport {
+    /// Lanes that had an owner or unanswered tasks.
+    pub lanes: u32,
+    /// Tasks in flight that are run again.
+    pub reruns: u32,
+    /// Tasks in flight that were answered `Interrupted`.
+    pub interrupted: u32,
+}
+
+impl Housekeeping {
+    /// Recovers every lane of the files and rewrites the mirrors. No worker runs yet.
+    pub(crate) fn recover(
+        master: Master,
+        clock: Clock,
+        rows: (&[HandlerRow], &[HandlerRow], u32),
+        registry: &Registry,
+        orders: Arc<Orders>,
+        drain_time: Duration,
+    ) -> Result<(Self, RecoveryReport), FileError> {
+        let (old_rows, new_rows, generation) = rows;
+        let mut report = RecoveryReport::default();
+        let mut lanes = Vec::new();
+        for lane in 0..master.geometry.lanes {
+            let mut keep = Keep::absent(master.lane_word(lane));
+            let at = master.geometry.journal_lane(lane);
+            keep.placement = Placement::from_word(master.journal.load(at + k::PLACEMENT));
+            match keep.word.state() {
+                Some(LaneState::Absent) => {}
+                Some(LaneState::Resetting) | None => keep.word = keep.word.with(LaneState::Resetting, 0),
+                Some(state) => {
+                    match draft::open_lane(&master.instance, &master.geometry, master.nonce, lane, keep.word.nonce()) {
+                        // Files that are gone or damaged under a journal that names them: nobody can attach to them, and
+                        // what was attached finds another nonce at the name. They are made anew.
+                        Err(error) if error.is_missing() => keep.word = keep.word.with(LaneState::Resetting, 0),
+                        Err(error) => return Err(error),
+                        Ok(files) => {
+                            let look = |record: &executor_core::record::DescriptorRecord| {
+                                let id = record.handler_id();
+                                let attached = master.journal.load(at + k::GENERATION);
+                                let old = old_rows.iter().find(|row| row.id == id);
+                                let new = new_rows.iter().find(|row| row.id == id);
+                                Circumstances {
+                                    poisoned: state == LaneState::Poisoned,
+                                    payload_lost: false,
+                                    handler_changed: new.is_none_or(|row| u64::from(row.since) > attached || row.gone),
+                                    idempotent: old.is_some_and(|row| row.idempotent)
+                                        && registry.get(id).is_some_and(executor_core::Handler::is_idempotent),
+                                    signal: false,
+                                }
+                            };
+                            let found = recovery::recover(&master.journal, at, &files.cq, &master.geometry, look);
+                            if state != LaneState::Free {
+                                report.lanes += 1;
+                            }
+                            report.reruns += u32::from(found.rerun.is_some());
+                            report.interrupted += u32::from(matches!(found.answered, Some(Status::Interrupted(_))));
+                            keep.start = (found.position, found.rerun);
+                            keep.poison.store(u32::from(keep.word.reason()), Relaxed);
+                            keep.hold(files);
+                        }
+                    }
+                }
+            }
+            lanes.push(keep);
+        }
+        for (lane, keep) in (0..).zip(&lanes) {
+            let at = master.geometry.journal_lane(lane);
+            let gate = master.geometry.gate(lane);
+            master.status.store(gate + status::LANE_BASE, master.journal.load(at + k::BASE));
+            master.status.store(gate + status::LANE_PLACEMENT, keep.placement.word());
+            master.status.store(gate + status::LANE_RESETS, master.journal.load(at + k::RESETS));
+            master.set_lane_word(lane, keep.word);
+        }
+        let problem = Arc::default();
+        let (names_seen, reset_again) = (Instant::now(), None);
+        let controls = Vec::new();
+        let this =
+            Self { master, clock, generation, controls, orders, drain_time, problem, lanes, names_seen, reset_again };
+        Ok((this, report))
+    }
+}
