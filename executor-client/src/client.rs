@@ -39,10 +39,10 @@ use crate::ticket::Abandoned;
 /// ```
 #[derive(Debug)]
 pub struct Client {
-    // Order matters: unmap, then unlock.
+    // Order matters: unmap, then unlock, then tell housekeeping, which dropping the instance does.
     pub(crate) lane: ProducerHalf<WriteWords, ReadWords>,
-    pub(crate) instance: Instance,
     _lock: LockFile,
+    pub(crate) instance: Instance,
 
     notes: Box<[Note]>,
     pub(crate) user_data: Box<[u64]>,
@@ -239,6 +239,8 @@ impl Client {
         if self.generation != fork_generation() {
             return Err(CollectError::Forked);
         }
+        // Slots below the credit belong to later tasks by now; their notes say nothing about tasks of then.
+        self.cursor = self.cursor.max(self.lane.credited());
         loop {
             if self.cursor == self.lane.submitted() {
                 return Ok(None);

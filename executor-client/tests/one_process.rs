@@ -20,7 +20,13 @@ fn start(instance: &InstanceName) -> SidecarHandle {
         Ok(())
     });
     registry.add(Handler::new(2, "panics", |_, _, _| panic!("no such luck")));
-    Sidecar::builder().instance(instance.clone()).registry(registry.build().unwrap()).pinned(false).start().unwrap()
+    Sidecar::builder()
+        .instance(instance.clone())
+        .registry(registry.build().unwrap())
+        .pinned(false)
+        .capacity(16)
+        .start()
+        .unwrap()
 }
 
 #[test]
@@ -40,4 +46,85 @@ fn a_payload_of_any_length_comes_back_whole() {
     let report = sidecar.join().unwrap();
     assert_eq!(report.stats.tasks, 10);
     assert_eq!(report.ending, Ending::Removed);
+}
+
+#[test]
+fn tickets_and_plain_tasks_share_a_lane_without_taking_each_others_completions() {
+    let instance = name("mixed");
+    let sidecar = start(&instance);
+    let mut client = Client::connect(&instance).unwrap();
+    let echo = TaskDescriptor::new(1);
+    let rounds = 3 * client.capacity() as u64;
+    // Tickets alone, past the lane's end several times: the plain tasks' cursor must not point into later laps.
+    for round in 0..rounds {
+        let mut ticket = client.submit_ticket(&echo.user_data(round), &round.to_le_bytes()).unwrap();
+        let completion = client.wait(&mut ticket).unwrap();
+        assert_eq!((completion.user_data(), completion.response().read::<u64>()), (round, Some(round)));
+    }
+    assert!(client.try_collect().unwrap().is_none());
+    for round in 0..rounds {
+        client.try_submit(&echo.user_data(round), &round.to_le_bytes()).unwrap();
+        drop(client.submit_ticket(&echo, b"nobody asks").unwrap());
+        let mut ticket = client.submit_ticket(&echo, b"asked").unwrap();
+        assert_eq!(client.wait(&mut ticket).unwrap().response().to_vec(), b"asked");
+        assert_eq!(client.wait(&mut ticket).unwrap_err(), executor_client::WaitError::AlreadyTaken);
+        let completion = client.try_collect().unwrap().expect("an earlier task of the lane than the one waited for");
+        assert_eq!((completion.user_data(), completion.response().read::<u64>()), (round, Some(round)));
+    }
+    drop(client);
+    sidecar.stop();
+    assert_eq!(sidecar.join().unwrap().stats.tasks, rounds * 4);
+}
+
+#[test]
+fn a_full_lane_hands_the_task_back_and_takes_it_once_a_completion_is_collected() {
+    let instance = name("full");
+    let sidecar = start(&instance);
+    let mut client = Client::connect(&instance).unwrap();
+    let echo = TaskDescriptor::new(1).user_data(7);
+    let batch = client.try_submit_batch(std::iter::repeat_n((echo, &b"x"[..]), client.capacity() + 1));
+    assert_eq!(batch.accepted, client.capacity());
+    let refused = batch.refused.unwrap();
+    assert!(refused.is_full());
+    assert_eq!(refused.task(), &echo);
+    while client.try_collect().unwrap().is_none() {
+        std::thread::yield_now();
+    }
+    client.try_submit(&echo, b"x").unwrap();
+    drop(client);
+    drop(sidecar);
+}
+
+#[test]
+fn a_handler_that_panics_ends_its_task_and_the_worker_serves_on() {
+    let instance = name("panics");
+    let sidecar = start(&instance);
+    let mut client = Client::connect(&instance).unwrap();
+    let mut ticket = client.submit_ticket(&TaskDescriptor::new(2), b"").unwrap();
+    let completion = client.wait(&mut ticket).unwrap();
+    assert_eq!((completion.status(), completion.text().as_str()), (Status::Panicked, "no such luck"));
+    let mut ticket = client.submit_ticket(&TaskDescriptor::new(1), b"still here").unwrap();
+    assert_eq!(client.wait(&mut ticket).unwrap().response().to_vec(), b"still here");
+    drop(client);
+    drop(sidecar);
+}
+
+#[test]
+fn a_start_that_fails_leaves_no_file() {
+    let instance = name("fails");
+    let mut registry = Registry::builder();
+    registry.add(Handler::per_worker(1, "picky", |worker| {
+        assert!(worker > 99, "not on this worker");
+        |_: &executor_shm::core::TaskContext<'_>, _: &[u8], _: &mut executor_shm::core::Response<'_>| Ok(())
+    }));
+    let builder = Sidecar::builder().instance(instance.clone()).registry(registry.build().unwrap()).pinned(false);
+    let error = builder.start().unwrap_err();
+    assert!(error.to_string().contains("not on this worker"), "{error}");
+    let error = Sidecar::builder().instance(instance.clone()).capacity(1000).start().unwrap_err();
+    assert!(error.to_string().contains("power of two"), "{error}");
+    let prefix = format!("executor.{instance}.");
+    let left = std::fs::read_dir("/dev/shm")
+        .unwrap()
+        .filter(|entry| entry.as_ref().is_ok_and(|entry| entry.file_name().to_string_lossy().starts_with(&prefix)));
+    assert_eq!(left.count(), 0);
 }

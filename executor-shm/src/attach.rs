@@ -18,7 +18,7 @@ use nix::fcntl::OFlag;
 use crate::files::{self, FileError, Header, InstanceName};
 use crate::futex;
 use crate::layout::{Geometry, GeometryError, Kind, geometry as geometry_words, lane as sq_words, status};
-use crate::lock::LockFile;
+use crate::lock::{LockFile, fork_generation};
 use crate::mapped::{ReadWords, WriteWords};
 use crate::state::{InstanceState, LaneState, LaneWord};
 use crate::status::{self as table, ClockUnreadable};
@@ -79,6 +79,7 @@ pub struct Instance {
     nonce: u64,
     clock: Clock,
     timed: bool,
+    generation: u64,
 }
 
 /// A lane that this process owns. Dropped, it is unmapped first and unlocked after.
@@ -96,6 +97,15 @@ pub struct Claim {
     pub cq: ReadWords,
     /// Our life, as the sidecar sees it.
     pub lock: LockFile,
+}
+
+impl Drop for Instance {
+    /// Lets housekeeping see at once that a lane was given back.
+    fn drop(&mut self) {
+        if self.generation == fork_generation() {
+            self.wake_housekeeping();
+        }
+    }
 }
 
 impl Instance {
@@ -131,7 +141,16 @@ impl Instance {
         }
         let clock = table::load_clock(&status)?;
         let timed = status.load(geometry_words::FLAGS) & 1 != 0;
-        Ok(Self { name: name.clone(), status, life, geometry, nonce: head.nonce, clock, timed })
+        Ok(Self {
+            name: name.clone(),
+            status,
+            life,
+            geometry,
+            nonce: head.nonce,
+            clock,
+            timed,
+            generation: fork_generation(),
+        })
     }
 
     /// Its name.

@@ -14,6 +14,7 @@ use crate::files::InstanceName;
 use crate::futex;
 use crate::housekeeping::{Ending, Orders, RecoveryReport};
 use crate::layout::{Geometry, status};
+use crate::lock::fork_generation;
 use crate::mapped::SharedWords;
 use crate::signals::StopSignals;
 use crate::words::Words;
@@ -58,6 +59,7 @@ pub struct SidecarHandle {
     pub(crate) clock: ClockSource,
     pub(crate) recovery: RecoveryReport,
     pub(crate) status: SharedWords,
+    pub(crate) generation: u64,
     pub(crate) orders: Arc<Orders>,
     pub(crate) problem: Arc<Mutex<Option<String>>>,
     pub(crate) ended: Arc<EventFd>,
@@ -80,6 +82,9 @@ pub enum StopError {
     /// A thread of the sidecar panicked: a bug of this library or of a handler's destructor.
     #[error("a thread of the sidecar died; the files are left for the next start")]
     ThreadDied,
+    /// This process is a forked child of the one that started the sidecar, which serves on there.
+    #[error("this process was forked after the start; the sidecar is its parent's")]
+    Forked,
     /// Waiting for a signal failed.
     #[error("cannot wait for signals")]
     Signals(#[source] std::io::Error),
@@ -128,6 +133,9 @@ impl SidecarHandle {
 
     /// What it has done so far.
     pub fn stats(&self) -> SidecarStats {
+        if self.generation != fork_generation() {
+            return SidecarStats::default(); // the sidecar is the parent's
+        }
         read_stats(&self.status, &self.geometry)
     }
 
@@ -138,6 +146,9 @@ impl SidecarHandle {
 
     /// Orders a stop with manners and returns at once.
     pub fn stop(&self) {
+        if self.generation != fork_generation() {
+            return;
+        }
         self.orders.stop.store(true, Relaxed);
         futex::wake(self.status.atomic(status::NAP));
     }
@@ -152,6 +163,9 @@ impl SidecarHandle {
     }
 
     fn wait(&mut self) -> Result<StopReport, StopError> {
+        if self.generation != fork_generation() {
+            return Err(StopError::Forked);
+        }
         let keeper = self.keeper.take().ok_or(StopError::ThreadDied)?;
         let (ending, _) = keeper.join().ok().flatten().ok_or(StopError::ThreadDied)?;
         Ok(StopReport { stats: self.stats(), ending })
@@ -193,7 +207,7 @@ impl SidecarHandle {
 
 impl Drop for SidecarHandle {
     fn drop(&mut self) {
-        if self.keeper.is_some() {
+        if self.keeper.is_some() && self.generation == fork_generation() {
             self.stop();
             let _ = self.wait();
         }

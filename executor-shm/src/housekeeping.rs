@@ -334,7 +334,7 @@ impl Keep {
 
     /// Whether somebody else holds the `sq` lock. A probe that fails counts as held: the safe side.
     fn is_owned(&self) -> bool {
-        self.sq_lock.as_ref().is_some_and(|lock| lock.is_locked().unwrap_or(true))
+        self.sq_lock.as_ref().is_some_and(|lock| lock.is_write_locked().unwrap_or(true))
     }
 
     /// A FREE lane with an owner who has said what it wants, or that has a task already.

@@ -331,8 +331,8 @@ impl Inspector {
             total: self.histogram(at + COUNTS),
         };
         if self.life.is_some() {
-            let probe = files::open(&self.instance.sq(lane, row.word.nonce()), OFlag::O_RDWR);
-            view.attached = probe.ok().and_then(|lock| lock.is_locked().ok());
+            let probe = files::open(&self.instance.sq(lane, row.word.nonce()), OFlag::O_RDONLY);
+            view.attached = probe.ok().and_then(|lock| lock.is_write_locked().ok());
         }
         self.positions(lane, &mut view);
         Some(view)

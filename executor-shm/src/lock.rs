@@ -47,18 +47,10 @@ impl LockFile {
         self.with(|file| fcntl(file, FcntlArg::F_OFD_SETLK(&lock)).map(drop))
     }
 
-    /// Whether another description holds a write lock (a reader's lock does not count).
+    /// Whether another description holds a write lock: a reader's lock does not count, and probing needs no more than a
+    /// read-only descriptor.
     pub(crate) fn is_write_locked(&self) -> Result<bool, Errno> {
-        self.conflict(libc::F_RDLCK)
-    }
-
-    /// Whether another description holds any lock.
-    pub(crate) fn is_locked(&self) -> Result<bool, Errno> {
-        self.conflict(libc::F_WRLCK)
-    }
-
-    fn conflict(&self, kind: libc::c_int) -> Result<bool, Errno> {
-        let mut lock = whole(kind);
+        let mut lock = whole(libc::F_RDLCK);
         self.with(|file| fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock)).map(drop))?;
         Ok(i32::from(lock.l_type) != libc::F_UNLCK)
     }
@@ -220,7 +212,7 @@ mod tests {
         assert!(!reader.is_write_locked().unwrap());
         second.try_lock().unwrap();
         drop(second);
-        assert!(!reader.is_locked().unwrap());
+        assert!(!reader.is_write_locked().unwrap());
         std::fs::remove_file(&path).unwrap();
     }
 }

@@ -97,6 +97,24 @@ pub(crate) struct Master {
     pub(crate) journal_lock: LockFile,
 }
 
+impl Drop for Master {
+    /// A start that failed before it served anything leaves no files: nobody can be attached to an instance that never
+    /// was RUNNING.
+    fn drop(&mut self) {
+        if self.is_new() {
+            for lane in 0..self.geometry.lanes {
+                let word = self.lane_word(lane);
+                if word.nonce() != 0 {
+                    let _ = files::unlink(&self.instance.sq(lane, word.nonce()));
+                    let _ = files::unlink(&self.instance.cq(lane, word.nonce()));
+                }
+            }
+            let _ = files::unlink_own(&self.instance.status(), &self.status_lock);
+            let _ = files::unlink_own(&self.instance.journal(), &self.journal_lock);
+        }
+    }
+}
+
 /// A reason to begin again, or to give up.
 enum Round {
     Again,
@@ -424,7 +442,7 @@ impl Master {
         bytes as u64
     }
 
-    /// The header word that a discard stores first; kept beside the other states so that nobody forgets the order.
+    /// Whether the instance was never RUNNING.
     pub(crate) fn is_new(&self) -> bool {
         self.journal.load(header::STATE) == InstanceState::New as u64
     }

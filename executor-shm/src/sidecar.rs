@@ -1,6 +1,5 @@
 //! The sidecar as a library: set it up, start it, stop it with manners.
 
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -285,8 +284,8 @@ impl SidecarBuilder {
             failure = told.recv().unwrap_or_else(|_| Err(died())).err().or(failure);
         }
         if let Some(failure) = failure {
-            orders.stop.store(true, Relaxed); // the files go the way of every stop
-            let _ = go.send((housekeeping, threads));
+            housekeeping.drain(threads); // new files go with their master; older ones stay for a start that succeeds
+            drop(go);
             let _ = keeper.join();
             return Err(failure);
         }
@@ -307,6 +306,7 @@ impl SidecarBuilder {
             clock: source,
             recovery,
             status,
+            generation: crate::lock::fork_generation(),
             orders,
             problem,
             ended,

@@ -15,7 +15,7 @@ use crate::words::Words;
 
 impl Housekeeping {
     /// Tells the workers to end, waits for them, and takes every lane back.
-    pub(super) fn drain(&mut self, workers: Vec<std::thread::JoinHandle<bool>>) -> bool {
+    pub(crate) fn drain(&mut self, workers: Vec<std::thread::JoinHandle<bool>>) -> bool {
         let deadline = Instant::now() + self.drain_time;
         let mut told = vec![false; self.controls.len()];
         let mut hurried = false;
