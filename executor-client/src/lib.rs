@@ -41,4 +41,4 @@ pub use executor_shm::{InstanceName, InstanceNameError};
 pub use submit::{Batch, RequestLoan, SubmitError};
 pub use ticket::Ticket;
 pub use typed::{CallError, ContractError, Failure};
-pub use wait::WaitError;
+pub use wait::{CloseError, SubmitCollectingError, WaitError};

@@ -43,7 +43,104 @@ pub enum WaitError {
     Collect(#[from] CollectError),
 }
 
+/// Why a task was not accepted by a submit that waits for room. It comes back whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SubmitCollectingError {
+    /// Waiting for room would not help.
+    #[error(transparent)]
+    Refused(#[from] SubmitError),
+    /// The lane stayed full until the wait ended.
+    #[error("the lane stayed full: {source}")]
+    StillFull {
+        /// The task.
+        task: TaskDescriptor,
+        /// Why the wait ended.
+        source: WaitError,
+    },
+}
+
+/// A close that did not come to its end. The client is whole and may be closed again.
+#[derive(Debug, thiserror::Error)]
+#[error("{unanswered} tasks were not answered: {source}")]
+pub struct CloseError {
+    /// The client.
+    pub client: Box<Client>,
+    /// Tasks that have not ended.
+    pub unanswered: u64,
+    /// Why the wait ended.
+    pub source: WaitError,
+}
+
 impl Client {
+    /// Submits a plain task, waiting for room at most `timeout`. While the lane is full it hands over the completions
+    /// of plain tasks in order: nobody else would take them, so waiting alone would free nothing.
+    ///
+    /// # Errors
+    ///
+    /// See [`SubmitCollectingError`]; the task was not accepted.
+    pub fn submit_collecting(
+        &mut self,
+        task: &TaskDescriptor,
+        payload: &[u8],
+        timeout: Duration,
+        mut each: impl FnMut(Completion<'_>),
+    ) -> Result<TaskId, SubmitCollectingError> {
+        let until = Instant::now().checked_add(timeout);
+        let mut pause = Pause::new(until);
+        loop {
+            match self.try_submit(task, payload) {
+                Err(SubmitError::Full(_)) => {}
+                other => return Ok(other?),
+            }
+            let refused = |source| SubmitCollectingError::StillFull { task: *task, source };
+            let oldest = self.lane.credited();
+            match self.try_collect() {
+                Ok(Some(completion)) => each(completion),
+                Ok(None) => pause.rest(self, oldest).map_err(refused)?,
+                Err(error) => return Err(refused(error.into())),
+            }
+        }
+    }
+
+    /// Waits until every accepted task has ended, handing over the completions of plain tasks in order, then detaches.
+    /// Completions of tickets that are still held are lost with the client.
+    ///
+    /// # Errors
+    ///
+    /// See [`CloseError`]; the client comes back.
+    pub fn close(mut self, timeout: Duration, mut each: impl FnMut(Completion<'_>)) -> Result<(), CloseError> {
+        let until = Instant::now().checked_add(timeout);
+        let mut pause = Pause::new(until);
+        let mut ended = self.lane.credited();
+        loop {
+            let outcome = match self.try_collect() {
+                Ok(Some(completion)) => {
+                    each(completion);
+                    continue;
+                }
+                Ok(None) => loop {
+                    if ended == self.lane.submitted() {
+                        return Ok(());
+                    }
+                    if self.note_of(ended) != Note::Taken {
+                        match self.look(ended) {
+                            Ok(None) => break pause.rest(&self, ended),
+                            Ok(Some(_)) => {}
+                            Err(error) => break Err(error.into()),
+                        }
+                    }
+                    ended += 1;
+                },
+                Err(error) => Err(error.into()),
+            };
+            if let Err(source) = outcome {
+                let unanswered = self.lane.submitted() - ended;
+                return Err(CloseError { client: Box::new(self), unanswered, source });
+            }
+        }
+    }
+
     /// The ticket's completion if its task has ended.
     ///
     /// # Errors
@@ -115,38 +212,57 @@ impl Client {
 
     #[inline(always)]
     fn spin(&self, position: u64, until: Option<Instant>) -> Result<(CompletionRecord, Status), WaitError> {
-        let mut idle = Idle::new(IdleStrategy::SpinThenYield);
-        let mut misses = 0;
-        let mut probe_at = None;
+        let mut pause = Pause::new(until);
         loop {
             if let Some(ended) = self.look(position)? {
                 return Ok(ended);
             }
-            idle.miss();
-            misses += 1;
-            if misses == MISSES || (misses == 1 && until.is_some()) {
-                misses = if misses == MISSES { 1 } else { misses };
-                self.patience(position, until, &mut probe_at)?;
-            }
+            pause.rest(self, position)?;
         }
     }
+}
 
-    /// The slow side of a wait: is the time up, is anybody there to answer?
+/// One wait: what to do between two looks, and when to give up.
+struct Pause {
+    until: Option<Instant>,
+    idle: Idle,
+    misses: u32,
+    probe_at: Option<Instant>,
+}
+
+impl Pause {
+    fn new(until: Option<Instant>) -> Self {
+        Self { until, idle: Idle::new(IdleStrategy::SpinThenYield), misses: 0, probe_at: None }
+    }
+
+    /// After a look at `position` that found nothing.
+    #[inline(always)]
+    fn rest(&mut self, client: &Client, position: u64) -> Result<(), WaitError> {
+        self.idle.miss();
+        self.misses += 1;
+        if self.misses == MISSES || (self.misses == 1 && self.until.is_some()) {
+            self.patience(client, position)?;
+        }
+        Ok(())
+    }
+
+    /// The slow side: is the time up, is anybody there to answer?
     #[cold]
     #[inline(never)]
-    fn patience(&self, position: u64, until: Option<Instant>, probe_at: &mut Option<Instant>) -> Result<(), WaitError> {
+    fn patience(&mut self, client: &Client, position: u64) -> Result<(), WaitError> {
+        self.misses = 1;
         let now = Instant::now();
-        if until.is_some_and(|until| now >= until) {
+        if self.until.is_some_and(|until| now >= until) {
             return Err(WaitError::Timeout);
         }
-        let due = *probe_at.get_or_insert(now + PROBE_INTERVAL);
+        let due = *self.probe_at.get_or_insert(now + PROBE_INTERVAL);
         if now < due {
             return Ok(());
         }
-        *probe_at = Some(now + PROBE_INTERVAL);
-        if self.instance.is_alive() || self.look(position)?.is_some() {
+        self.probe_at = Some(now + PROBE_INTERVAL);
+        if client.instance.is_alive() || client.look(position)?.is_some() {
             return Ok(());
         }
-        Err(if self.instance.is_discarded() { WaitError::Discarded } else { WaitError::ExecutorDown })
+        Err(if client.instance.is_discarded() { WaitError::Discarded } else { WaitError::ExecutorDown })
     }
 }

@@ -128,3 +128,54 @@ fn a_start_that_fails_leaves_no_file() {
         .filter(|entry| entry.as_ref().is_ok_and(|entry| entry.file_name().to_string_lossy().starts_with(&prefix)));
     assert_eq!(left.count(), 0);
 }
+
+#[test]
+fn submit_collecting_hands_over_in_order_what_it_must_take_to_make_room() {
+    let instance = name("collecting");
+    let sidecar = start(&instance);
+    let mut client = Client::connect(&instance).unwrap();
+    let (tasks, patience) = (10 * client.capacity() as u64, std::time::Duration::from_secs(60));
+    let mut seen = Vec::new();
+    for word in 0..tasks {
+        let task = TaskDescriptor::new(1).user_data(word);
+        client.submit_collecting(&task, &word.to_le_bytes(), patience, |done| seen.push(done.user_data())).unwrap();
+    }
+    client.close(patience, |done| seen.push(done.user_data())).unwrap();
+    assert_eq!(seen, (0..tasks).collect::<Vec<_>>());
+    sidecar.stop();
+    assert_eq!(sidecar.join().unwrap().ending, Ending::Removed, "the closed client holds nothing any more");
+}
+
+#[test]
+fn a_wait_for_room_that_cannot_come_ends_with_the_task_in_hand() {
+    let instance = name("stuck");
+    let sidecar = start(&instance);
+    let mut client = Client::connect(&instance).unwrap();
+    let held: Vec<_> =
+        (0..client.capacity()).map(|_| client.submit_ticket(&TaskDescriptor::new(1), b"").unwrap()).collect();
+    let task = TaskDescriptor::new(1).user_data(9);
+    let error = client.submit_collecting(&task, b"", std::time::Duration::ZERO, |_| ()).unwrap_err();
+    let expected =
+        executor_client::SubmitCollectingError::StillFull { task, source: executor_client::WaitError::Timeout };
+    assert_eq!(error, expected);
+    drop(held);
+    client.submit_collecting(&task, b"", std::time::Duration::from_secs(60), |_| ()).unwrap();
+    client.close(std::time::Duration::from_secs(60), |_| ()).unwrap();
+    drop(sidecar);
+}
+
+#[test]
+fn every_error_of_the_client_may_cross_threads_and_outlive_the_client() {
+    fn portable<E: std::error::Error + Send + Sync + 'static>() {}
+    portable::<executor_client::ConnectError>();
+    portable::<executor_client::SubmitError>();
+    portable::<executor_client::SubmitCollectingError>();
+    portable::<executor_client::CollectError>();
+    portable::<executor_client::WaitError>();
+    portable::<executor_client::CallError>();
+    portable::<executor_shm::StartError>();
+    portable::<executor_shm::StopError>();
+    fn sendable<T: Send>() {}
+    sendable::<Client>();
+    sendable::<executor_client::Ticket>();
+}
