@@ -179,3 +179,37 @@ fn every_error_of_the_client_may_cross_threads_and_outlive_the_client() {
     sendable::<Client>();
     sendable::<executor_client::Ticket>();
 }
+
+#[test]
+fn a_clean_removes_only_what_nobody_can_miss_unless_it_is_to_discard() {
+    use executor_shm::clean::{CleanOptions, clean};
+    let instance = name("clean");
+    let removing = CleanOptions::default();
+    assert_eq!(clean(&instance, removing).unwrap().files, 0, "nothing there is no error");
+
+    let sidecar = start(&instance);
+    let error = clean(&instance, removing).unwrap_err();
+    assert!(error.to_string().contains("already running"), "{error}");
+    let mut client = Client::connect(&instance).unwrap();
+    let mut ticket = client.submit_ticket(&TaskDescriptor::new(1), b"").unwrap();
+    client.wait(&mut ticket).unwrap();
+    sidecar.stop();
+    assert_eq!(sidecar.join().unwrap().ending, Ending::Kept { attached: 1, unanswered: 0 });
+
+    let found = clean(&instance, removing).unwrap();
+    assert_eq!((found.attached, found.unanswered, found.removed), (1, 0, false));
+    let mut lost = client.submit_ticket(&TaskDescriptor::new(1), b"accepted while down").unwrap();
+    assert_eq!(client.wait(&mut lost).unwrap_err(), executor_client::WaitError::ExecutorDown);
+    let found = clean(&instance, CleanOptions { dry_run: true, discard: true }).unwrap();
+    assert_eq!((found.attached, found.unanswered, found.removed), (1, 1, true));
+    assert!(
+        matches!(client.wait(&mut lost).unwrap_err(), executor_client::WaitError::ExecutorDown),
+        "a dry run is dry"
+    );
+
+    clean(&instance, CleanOptions { dry_run: false, discard: true }).unwrap();
+    assert_eq!(client.wait(&mut lost).unwrap_err(), executor_client::WaitError::Discarded);
+    let task = TaskDescriptor::new(1).user_data(3);
+    assert_eq!(client.try_submit(&task, b"").unwrap_err(), executor_client::SubmitError::Discarded(task));
+    assert_eq!(clean(&instance, removing).unwrap().files, 0);
+}

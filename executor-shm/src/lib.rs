@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 
 pub mod attach;
+pub mod clean;
 mod draft;
 pub mod files;
 mod futex;

@@ -153,7 +153,13 @@ fn rival(error: FileError) -> Round {
 }
 
 impl Master {
-    pub(crate) fn acquire(instance: &InstanceName, wanted: &Wanted, clock: ClockSource) -> Result<Self, MasterError> {
+    /// Takes the files of an instance, or makes them. `clock` is what this machine stamps with; `None` for whoever
+    /// serves no task.
+    pub(crate) fn acquire(
+        instance: &InstanceName,
+        wanted: &Wanted,
+        clock: Option<ClockSource>,
+    ) -> Result<Self, MasterError> {
         for _ in 0..ROUNDS {
             match Self::round(instance, wanted, clock) {
                 Ok(master) => return Ok(master),
@@ -164,7 +170,7 @@ impl Master {
         Err(MasterError::Restless { instance: instance.clone() })
     }
 
-    fn round(instance: &InstanceName, wanted: &Wanted, clock: ClockSource) -> Result<Self, Round> {
+    fn round(instance: &InstanceName, wanted: &Wanted, clock: Option<ClockSource>) -> Result<Self, Round> {
         let name = instance.journal();
         let (journal, journal_lock) = match files::open(&name, OFlag::O_RDWR) {
             Ok(lock) => Self::adopt_journal(instance, lock)?,
@@ -195,7 +201,9 @@ impl Master {
                 let timed = journal.load(geometry_words::FLAGS) & 1 != 0;
                 Self::check_wanted(instance, wanted, &geometry, Some(timed))?;
                 let found = ClockSource::from_code(journal.load(geometry_words::CLOCK));
-                if found != Some(clock) {
+                if let Some(clock) = clock
+                    && found != Some(clock)
+                {
                     let found = found.map_or("unknown", ClockSource::name);
                     return Err(Round::Fail(MasterError::Clock {
                         instance: instance.clone(),
@@ -214,7 +222,7 @@ impl Master {
         }
         let (journal, status) = (journal.share(), status.share());
         if fresh {
-            journal.store(geometry_words::CLOCK, clock.code());
+            journal.store(geometry_words::CLOCK, clock.map_or(0, ClockSource::code));
             table::store_timed(&journal, timed);
         }
         table::store_timed(&status, timed);
@@ -431,6 +439,26 @@ impl Master {
 
     pub(crate) fn mirror_lane_word(&self, lane: u32, word: LaneWord) {
         self.status.commit(self.geometry.gate(lane) + status::GATE_STATE, word.word());
+    }
+
+    /// Removes the instance: its lanes first, its journal last. The caller holds the `sq` lock of every lane that has
+    /// files. A kill anywhere in here leaves unfinished resets for the next start.
+    pub(crate) fn retire(&self) -> Result<(), FileError> {
+        // The mirror first: an attacher that looks a second time must find no FREE lane any more.
+        let lanes = (0..self.geometry.lanes).map(|lane| (lane, self.lane_word(lane)));
+        let lanes: Vec<_> = lanes.filter(|(_, word)| word.state() != Some(LaneState::Absent)).collect();
+        for &(lane, word) in &lanes {
+            self.mirror_lane_word(lane, word.with(LaneState::Resetting, 0));
+        }
+        for &(lane, word) in &lanes {
+            self.set_lane_word(lane, word.with(LaneState::Resetting, 0));
+        }
+        for (lane, word) in lanes {
+            files::unlink(&self.instance.sq(lane, word.nonce()))?;
+            files::unlink(&self.instance.cq(lane, word.nonce()))?;
+        }
+        files::unlink_own(&self.instance.status(), &self.status_lock)?;
+        files::unlink_own(&self.instance.journal(), &self.journal_lock)
     }
 
     /// Bytes of all files that exist now.

@@ -39,6 +39,22 @@ pub struct Recovered {
     pub answered: Option<Status>,
 }
 
+/// Whether a lane holds a task that is accepted and has no completion: one that waits, or one in flight. `cq` is `None`
+/// while a worker has it; a task may then be in its hands.
+pub fn is_unanswered(
+    journal: &impl Words,
+    lines: usize,
+    sq: &impl Words,
+    cq: Option<&impl Words>,
+    geometry: &Geometry,
+) -> bool {
+    let position = journal.load_commit(lines + COMMIT);
+    let slot = |position: u64| SLOTS + (position & geometry.mask()) as usize * WORDS;
+    let waiting = sq.load_commit(slot(position) + COMMIT) == position + 1;
+    let in_flight = position > 0 && cq.is_none_or(|cq| cq.load(slot(position - 1) + COMMIT) != position);
+    waiting || in_flight
+}
+
 /// Judges one lane; `lines` is where its lines begin in the journal. `look` is asked about the task in flight only
 /// where its answer matters.
 pub fn recover(

@@ -202,7 +202,7 @@ impl SidecarBuilder {
         let workers = cpus.len() as u32;
         let wanted = Wanted { handlers: registry.handlers().len() as u32, workers, ..self.wanted };
 
-        let master = Master::acquire(&self.instance, &wanted, source)?;
+        let master = Master::acquire(&self.instance, &wanted, Some(source))?;
         let clock = master.settle_clock(source);
         let (status, geometry) = (master.status.clone(), master.geometry);
         let old_rows = if master.is_new() { Vec::new() } else { table::load_registry(&status, &geometry) };

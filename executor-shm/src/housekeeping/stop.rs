@@ -3,14 +3,14 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use executor_core::record::{COMMIT, WORDS};
 use executor_core::worker::Control;
 
 use super::{Ending, Housekeeping, Keep};
-use crate::files::{self, FileError};
+use crate::files;
 use crate::futex;
-use crate::layout::{lane as sq_words, status};
-use crate::state::{InstanceState, LaneState};
+use crate::layout::status;
+use crate::recovery;
+use crate::state::InstanceState;
 use crate::words::Words;
 
 impl Housekeeping {
@@ -65,19 +65,7 @@ impl Housekeeping {
         if stray || self.unanswered() > 0 || !self.master.is_intact() {
             return self.keep_files();
         }
-        // The mirror first: an attacher that looks a second time must find no FREE lane any more.
-        for lane in 0..self.lanes.len() {
-            let word = self.lanes[lane].word.with(LaneState::Resetting, 0);
-            self.master.mirror_lane_word(lane as u32, word);
-        }
-        for lane in 0..self.lanes.len() {
-            let word = self.lanes[lane].word;
-            if word.state() != Some(LaneState::Absent) {
-                self.lanes[lane].word = word.with(LaneState::Resetting, 0);
-                self.master.set_lane_word(lane as u32, self.lanes[lane].word);
-            }
-        }
-        match self.unlink_all() {
+        match self.master.retire() {
             Ok(()) => Ending::Removed,
             Err(error) => {
                 self.tell(&error.to_string());
@@ -86,32 +74,16 @@ impl Housekeeping {
         }
     }
 
-    fn unlink_all(&self) -> Result<(), FileError> {
-        let instance = &self.master.instance;
-        for (lane, keep) in (0..).zip(&self.lanes) {
-            if keep.word.state() != Some(LaneState::Absent) {
-                files::unlink(&instance.sq(lane, keep.word.nonce()))?;
-                files::unlink(&instance.cq(lane, keep.word.nonce()))?;
-            }
-        }
-        files::unlink_own(&instance.status(), &self.master.status_lock)?;
-        files::unlink_own(&instance.journal(), &self.master.journal_lock)
-    }
-
     /// Lanes with a committed task that has no completion, FREE ones included.
     fn unanswered(&self) -> u32 {
-        let geometry = &self.master.geometry;
-        let open = |(lane, keep): (u32, &Keep)| {
-            let Some(sq) = &keep.sq else { return false };
-            let at = geometry.journal_lane(lane);
-            let position = self.master.journal.load(at + COMMIT);
-            let slot = |position: u64| sq_words::SLOTS + (position & geometry.mask()) as usize * WORDS;
-            let waiting = sq.load_commit(slot(position) + COMMIT) == position + 1;
-            let in_flight =
-                position > 0 && keep.cq.as_ref().is_none_or(|cq| cq.load(slot(position - 1) + COMMIT) != position);
-            waiting || in_flight
+        let open = |(lane, keep): &(u32, &Keep)| {
+            let at = self.master.geometry.journal_lane(*lane);
+            let sq = keep.sq.as_ref();
+            sq.is_some_and(|sq| {
+                recovery::is_unanswered(&self.master.journal, at, sq, keep.cq.as_ref(), &self.master.geometry)
+            })
         };
-        (0..).zip(&self.lanes).filter(|&(lane, keep)| open((lane, keep))).count() as u32
+        (0..).zip(&self.lanes).filter(open).count() as u32
     }
 
     fn keep_files(&self) -> Ending {
