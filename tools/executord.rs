@@ -1,3 +1,9 @@
-//! The stock sidecar: serves the built-in handlers.
+//! The stock sidecar and its demo.
 
-fn main() {}
+#![deny(unsafe_code)]
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    executord::stock()
+}

@@ -6,38 +6,38 @@ use ignore::WalkBuilder;
 
 /// One file to hash.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Candidate {
+pub(crate) struct Candidate {
     /// Where it is, as it was found.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// Its size when it was found.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
 }
 
 /// Something named or found that cannot be hashed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Skipped {
+pub(crate) struct Skipped {
     /// Where it is.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// One clause.
-    pub why: String,
+    pub(crate) why: String,
 }
 
 /// What a walk found.
 #[derive(Clone, Debug, Default)]
-pub struct Selection {
+pub(crate) struct Selection {
     /// Regular files, in the order of their names.
-    pub files: Vec<Candidate>,
+    pub(crate) files: Vec<Candidate>,
     /// What could not be looked at.
-    pub skipped: Vec<Skipped>,
+    pub(crate) skipped: Vec<Skipped>,
     /// Files left out because all of them together are past the limit.
-    pub left_out: u64,
+    pub(crate) left_out: u64,
 }
 
 /// Finds the regular files under `roots`, links neither followed nor taken (save a root that is a link to a
 /// folder), until they add up to `limit` bytes: a file that would go past it is left out, a smaller one behind it is
 /// taken. With `all`, hidden and ignored files
 /// (`.gitignore` and its like) are found too.
-pub fn select(roots: &[PathBuf], limit: u64, all: bool) -> Selection {
+pub(crate) fn select(roots: &[PathBuf], limit: u64, all: bool) -> Selection {
     let mut selection = Selection::default();
     let Some((first, others)) = roots.split_first() else { return selection };
     let mut walk = WalkBuilder::new(first);
@@ -78,7 +78,7 @@ pub fn select(roots: &[PathBuf], limit: u64, all: bool) -> Selection {
 
 /// Splits `files` into `count` shares of about the same work, each with its largest file first, so that the last files
 /// in flight are small ones.
-pub fn share(mut files: Vec<Candidate>, count: usize) -> Vec<Vec<Candidate>> {
+pub(crate) fn share(mut files: Vec<Candidate>, count: usize) -> Vec<Vec<Candidate>> {
     /// What opening a file costs beside reading it, in bytes read meanwhile.
     const OPEN: u64 = 16 * 1024;
     let mut shares: Vec<(u64, Vec<Candidate>)> = vec![Default::default(); count.max(1)];
@@ -109,7 +109,7 @@ fn cause(error: &ignore::Error) -> String {
 }
 
 /// An I/O error as one clause: the system's words without its number.
-pub fn reason(error: &std::io::Error) -> String {
+pub(crate) fn reason(error: &std::io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or_default();
     let text = text.rsplit(": ").next().unwrap_or(text);
@@ -122,7 +122,7 @@ pub fn reason(error: &std::io::Error) -> String {
 /// # Errors
 ///
 /// One clause that says why not.
-pub fn check_root(path: &Path) -> Result<(), String> {
+pub(crate) fn check_root(path: &Path) -> Result<(), String> {
     path.symlink_metadata().map(drop).map_err(|error| reason(&error))
 }
 

@@ -1,8 +1,30 @@
 //! The programs around the executor: the stock sidecar with its handlers, the demo, the inspector.
+//!
+//! Give handlers of your own every flag of the stock sidecar with [`main`].
 
 #![deny(unsafe_code)]
 
+mod arguments;
+mod cli;
+mod demo;
+mod dump;
+mod dump_json;
+mod dump_text;
+mod exit;
+mod files;
 pub mod floor;
 pub mod handlers;
+mod hashing;
+mod lines;
+mod plan;
+mod processes;
+mod producer;
+mod report;
+mod run;
 pub mod sha256_block;
+mod stock;
+mod times;
 pub mod units;
+
+pub use dump::shm_dump;
+pub use stock::{main, stock};

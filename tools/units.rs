@@ -1,4 +1,6 @@
-//! Quantities as people write and read them: sizes in, sizes, times and counts out.
+//! Quantities as people write and read them: sizes, times and counts.
+
+use std::time::Duration;
 
 /// Reads a size in bytes: `4096`, `64KiB`, `256MiB`, `1GB`. `KB` is 1,000 bytes, `KiB` and a bare `K` are 1,024.
 ///
@@ -26,6 +28,24 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
         Err(_) => return Err("past 16 EiB; write for example 256MiB".to_owned()),
     };
     number.checked_mul(scale).ok_or_else(|| "past 16 EiB; write for example 256MiB".to_owned())
+}
+
+/// Reads a time: `500ms`, `5s`, `2m`; a bare number is seconds.
+///
+/// # Errors
+///
+/// One clause that says what was expected.
+pub fn parse_time(text: &str) -> Result<Duration, String> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let scale = match unit.trim_start() {
+        "ms" => 1,
+        "" | "s" => 1_000,
+        "m" | "min" => 60_000,
+        _ => return Err("not a time; write for example 500ms, 5s or 2m".to_owned()),
+    };
+    let ms = number.parse().ok().and_then(|number: u64| number.checked_mul(scale));
+    ms.map(Duration::from_millis).ok_or_else(|| "not a time; write for example 500ms, 5s or 2m".to_owned())
 }
 
 /// A size to three figures: `640 KiB`, `1.25 MiB`.
@@ -110,6 +130,16 @@ mod tests {
         for text in ["", "MiB", "-1", "1.5GiB", "64 bananas", "99999999999999999999", "18446744073709551615K"] {
             let why = parse_bytes(text).unwrap_err();
             assert!(why.contains("256MiB"), "{text}: {why}");
+        }
+    }
+
+    #[test]
+    fn a_time_is_read_with_its_unit_and_a_bare_number_is_seconds() {
+        for (text, ms) in [("500ms", 500), ("5s", 5_000), ("5", 5_000), ("2m", 120_000), ("0", 0)] {
+            assert_eq!(parse_time(text), Ok(Duration::from_millis(ms)), "{text}");
+        }
+        for text in ["", "s", "-1s", "5h", "99999999999999999999m"] {
+            assert!(parse_time(text).unwrap_err().contains("5s"), "{text}");
         }
     }
 

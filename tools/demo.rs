@@ -1,0 +1,316 @@
+//! The demo: a sidecar and its producers as separate processes, a round trip, a tree of files hashed through the rings.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use executor_core::cpu::CpuError;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::Value;
+
+use crate::cli::DemoArgs;
+use crate::exit::{FAILED, INTERRUPTED, USAGE, print};
+use crate::files::{Candidate, check_root, select, share};
+use crate::lines::{Counts, Line};
+use crate::plan::Plan;
+use crate::processes::{Children, Event};
+use crate::report::Report;
+use crate::units::{bytes, counted};
+
+/// Files that one producer has in flight: its lane is always full, so the sidecar never waits for it.
+const WINDOW: usize = 64;
+/// How often a dead sidecar is started again.
+const RESTARTS: u64 = 3;
+/// How long a child may take to say its first word, or its last one once it was asked to stop.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Why the demo came to no result.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DemoError {
+    /// Name what exists.
+    #[error("cannot hash {path}: {why}; name files or folders that exist")]
+    Path { path: String, why: String },
+    /// Read the reason; it names the cure.
+    #[error("the sidecar did not start: {0}")]
+    Sidecar(String),
+    /// Read the reason; it names the cure.
+    #[error("a producer gave up: {why}; {lost} of its tasks were lost")]
+    Producer { why: String, lost: u64 },
+    /// The machine is out of processes, memory or CPUs.
+    #[error("cannot {act}")]
+    System {
+        act: &'static str,
+        #[source]
+        source: std::io::Error,
+    },
+    /// The machine does not say which CPUs there are.
+    #[error(transparent)]
+    Cpus(#[from] CpuError),
+    /// Somebody pressed Ctrl-C.
+    #[error("interrupted; all processes are stopped and nothing is left in /dev/shm")]
+    Interrupted,
+}
+
+impl DemoError {
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Path { .. } => USAGE,
+            Self::Interrupted => INTERRUPTED,
+            _ => FAILED,
+        }
+    }
+}
+
+fn system(act: &'static str) -> impl Fn(std::io::Error) -> DemoError {
+    move |source| DemoError::System { act, source }
+}
+
+/// Runs it and prints the report; says whether everything was right.
+pub(crate) fn demo(arguments: &DemoArgs) -> Result<bool, DemoError> {
+    for path in &arguments.paths {
+        check_root(path).map_err(|why| DemoError::Path { path: path.display().to_string(), why })?;
+    }
+    let plan = Plan::of_this_machine(arguments.producers)?;
+    let selection = select(&arguments.paths, arguments.limit, arguments.all);
+    let mut report = Report {
+        producer_cpus: plan.producers.clone(),
+        chunk_bytes: u64::from(arguments.chunk),
+        limit: arguments.limit,
+        left_out: selection.left_out,
+        skipped: selection.skipped.into_iter().map(|skipped| (skipped.path, skipped.why)).collect(),
+        ..Report::default()
+    };
+    // With --digests, standard output is for the sums.
+    let say = |text: &str| match (arguments.json, arguments.digests) {
+        (true, _) => {}
+        (false, true) => eprint!("{text}"),
+        (false, false) => print(text.as_bytes()),
+    };
+    let mut demo = Demo { children: Children::new().map_err(system("listen for Ctrl-C"))?, sidecar: None, plan };
+    demo.measure_floor(&mut report)?;
+    say(&demo.start_sidecar(arguments, &mut report)?);
+    demo.measure_echo(arguments, &mut report)?;
+    say(&report.echo_text());
+    demo.hash(arguments, selection.files, &mut report)?;
+    demo.stop();
+    say(&report.result_text());
+    if arguments.json {
+        print(format!("{}\n", report.to_json()).as_bytes());
+    } else if arguments.digests {
+        print(&report.to_sums());
+    }
+    Ok(report.is_good())
+}
+
+struct Demo {
+    children: Children,
+    /// Its number.
+    sidecar: Option<usize>,
+    plan: Plan,
+}
+
+impl Demo {
+    fn command(&self, arguments: impl IntoIterator<Item = String>) -> Result<Command, DemoError> {
+        let program = std::env::current_exe().map_err(system("find this program"))?;
+        let mut command = Command::new(program);
+        command.args(arguments).args(["--parent".to_owned(), std::process::id().to_string()]);
+        Ok(command)
+    }
+
+    fn produce(&mut self, work: &[String], input: Vec<u8>) -> Result<usize, DemoError> {
+        let command = self.command(["produce".to_owned()].into_iter().chain(work.iter().cloned()))?;
+        self.children.spawn(command, input).map_err(system("start a producer"))
+    }
+
+    /// Starts it, waits until it serves, returns what it says about itself.
+    fn start_sidecar(&mut self, arguments: &DemoArgs, report: &mut Report) -> Result<String, DemoError> {
+        let lanes = self.plan.producers.len() + 1;
+        let mut command = self.command(["run".to_owned(), self.plan.instance.clone(), "--json".to_owned()])?;
+        let numbers = [
+            ("--lanes", lanes.to_string()),
+            ("--capacity", WINDOW.next_power_of_two().to_string()),
+            ("--request-bytes", (arguments.chunk + 64).to_string()),
+            ("--response-bytes", "64".to_owned()),
+            ("--cpu", self.plan.sidecar.to_string()),
+        ];
+        for (flag, number) in numbers {
+            command.arg(flag).arg(number);
+        }
+        command.stderr(std::process::Stdio::inherit());
+        let sidecar = self.children.spawn(command, Vec::new()).map_err(system("start the sidecar"))?;
+        self.sidecar = Some(sidecar);
+        loop {
+            match self.children.next(PATIENCE) {
+                Some(Event::Interrupted) => return Err(DemoError::Interrupted),
+                Some(Event::Line(child, line)) if child == sidecar => {
+                    let started: Value = serde_json::from_str(&line).unwrap_or_default();
+                    report.clock = started["clock"].as_str().unwrap_or("unknown").to_owned();
+                    report.sidecar_cpus = vec![self.plan.sidecar];
+                    return Ok(format!(
+                        "sidecar on CPU {} with {} in /dev/shm, {} on CPU {}, clock {}\n",
+                        self.plan.sidecar,
+                        bytes(started["shm_bytes"].as_u64().unwrap_or(0)),
+                        counted(self.plan.producers.len() as u64, "producer"),
+                        self.plan.producers.iter().map(u32::to_string).collect::<Vec<_>>().join(", "),
+                        report.clock,
+                    ));
+                }
+                Some(Event::Closed(child)) if child == sidecar => {
+                    self.children.wait(sidecar, PATIENCE);
+                    return Err(DemoError::Sidecar("its own message is above".to_owned()));
+                }
+                Some(_) => {}
+                None => return Err(DemoError::Sidecar(format!("it was silent for {PATIENCE:?}"))),
+            }
+        }
+    }
+
+    /// Runs one short producer to its end and returns what it found.
+    fn ask(&mut self, work: &[String]) -> Result<Line, DemoError> {
+        let child = self.produce(work, Vec::new())?;
+        let mut answer = None;
+        loop {
+            match self.children.next(PATIENCE) {
+                Some(Event::Interrupted) => return Err(DemoError::Interrupted),
+                Some(Event::Line(from, line)) if from == child => answer = serde_json::from_str(&line).ok(),
+                Some(Event::Closed(from)) if from == child => break,
+                Some(_) => {}
+                None => break,
+            }
+        }
+        self.children.wait(child, PATIENCE);
+        match answer {
+            Some(Line::Failed { why, lost }) => Err(DemoError::Producer { why, lost }),
+            Some(line) => Ok(line),
+            None => Err(DemoError::Producer { why: "it died without a word".to_owned(), lost: 0 }),
+        }
+    }
+
+    fn measure_floor(&mut self, report: &mut Report) -> Result<(), DemoError> {
+        let (here, there) = (self.plan.first_producer(), self.plan.sidecar);
+        let work = ["floor".to_owned(), here.to_string(), there.to_string()];
+        if let Line::Floor { ping_pong_ns, unix_socket_ns } = self.ask(&work)? {
+            (report.ping_pong_ns, report.unix_socket_ns) = (ping_pong_ns, unix_socket_ns);
+        }
+        Ok(())
+    }
+
+    fn measure_echo(&mut self, _: &DemoArgs, report: &mut Report) -> Result<(), DemoError> {
+        let work = ["echo".to_owned(), self.plan.instance.clone(), self.plan.first_producer().to_string()];
+        if let Line::Echo { echo_ns, .. } = self.ask(&work)? {
+            report.echo_ns = echo_ns;
+        }
+        Ok(())
+    }
+
+    /// Hashes all files; on the way back `report` is complete.
+    fn hash(&mut self, arguments: &DemoArgs, files: Vec<Candidate>, report: &mut Report) -> Result<(), DemoError> {
+        let bar = bar(files.iter().map(|file| file.bytes).sum());
+        let mut producers = HashMap::new();
+        for (files, cpu) in share(files, self.plan.producers.len()).into_iter().zip(self.plan.producers.clone()) {
+            let mut work = vec!["hash".to_owned(), self.plan.instance.clone(), cpu.to_string()];
+            work.extend(["--chunk".to_owned(), arguments.chunk.to_string()]);
+            work.extend(["--window".to_owned(), WINDOW.to_string()]);
+            work.extend(arguments.digests.then(|| "--digests".to_owned()));
+            let files: Vec<PathBuf> = files.into_iter().map(|file| file.path).collect();
+            let child = self.produce(&work, as_input(&files))?;
+            producers.insert(child, Share { files, ..Share::default() });
+        }
+        let mut span = (u64::MAX, 0);
+        while producers.values().any(|share| !share.closed) {
+            match self.children.next(PATIENCE) {
+                None => {}
+                Some(Event::Interrupted) => return Err(DemoError::Interrupted),
+                Some(Event::Closed(child)) if Some(child) == self.sidecar => {
+                    self.children.wait(child, PATIENCE);
+                    report.restarts += 1;
+                    if report.restarts > RESTARTS {
+                        return Err(DemoError::Sidecar(format!("it died {RESTARTS} times before")));
+                    }
+                    self.start_sidecar(arguments, report)?;
+                }
+                Some(Event::Closed(child)) => {
+                    let Some(share) = producers.get_mut(&child) else { continue };
+                    share.closed = true;
+                    self.children.wait(child, PATIENCE);
+                    if !share.done {
+                        return Err(DemoError::Producer { why: "it died".to_owned(), lost: WINDOW as u64 });
+                    }
+                }
+                Some(Event::Line(child, line)) => {
+                    let (Some(share), Ok(line)) = (producers.get_mut(&child), serde_json::from_str(&line)) else {
+                        continue;
+                    };
+                    share.take(line, report, &mut span)?;
+                    bar.set_position(producers.values().map(|share| share.counts.bytes).sum());
+                }
+            }
+        }
+        bar.finish_and_clear();
+        report.elapsed_ns = span.1.saturating_sub(span.0);
+        report.mismatched.sort();
+        report.skipped.sort();
+        report.digests.sort();
+        Ok(())
+    }
+
+    /// Ends the sidecar with manners, so that it removes its files.
+    fn stop(&mut self) {
+        if let Some(sidecar) = self.sidecar.take() {
+            self.children.terminate(sidecar);
+            self.children.wait(sidecar, PATIENCE);
+        }
+    }
+}
+
+/// What one producer has to do and has done.
+#[derive(Debug, Default)]
+struct Share {
+    files: Vec<PathBuf>,
+    counts: Counts,
+    done: bool,
+    closed: bool,
+}
+
+impl Share {
+    fn take(&mut self, line: Line, report: &mut Report, span: &mut (u64, u64)) -> Result<(), DemoError> {
+        let path = |file: usize| self.files.get(file).cloned().unwrap_or_default();
+        match line {
+            Line::Progress(counts) => self.counts = counts,
+            Line::Digest { file, sha256 } => report.digests.push((path(file), sha256)),
+            Line::Skipped { file, why } => report.skipped.push((path(file), why)),
+            Line::Mismatched { file, why } => report.mismatched.push((path(file), why)),
+            Line::Done { counts, times, began_at_ns, ended_at_ns } => {
+                (self.counts, self.done) = (counts, true);
+                report.counts.files += counts.files;
+                report.counts.bytes += counts.bytes;
+                report.counts.tasks += counts.tasks;
+                report.times.merge(&times);
+                *span = (span.0.min(began_at_ns), span.1.max(ended_at_ns));
+            }
+            Line::Failed { why, lost } => {
+                report.lost += lost;
+                return Err(DemoError::Producer { why, lost });
+            }
+            Line::Floor { .. } | Line::Echo { .. } => {}
+        }
+        Ok(())
+    }
+}
+
+/// Paths as a producer reads them: each ended by a zero byte, which no path can hold.
+fn as_input(paths: &[PathBuf]) -> Vec<u8> {
+    use std::os::unix::ffi::OsStrExt;
+    paths.iter().flat_map(|path| path.as_os_str().as_bytes().iter().copied().chain([0])).collect()
+}
+
+/// A bar on a terminal, nothing elsewhere.
+fn bar(total: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("  {bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
+    let bar = ProgressBar::new(total);
+    if let Ok(style) = style {
+        bar.set_style(style);
+    }
+    bar
+}

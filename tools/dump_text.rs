@@ -1,0 +1,286 @@
+//! What `shm-dump` shows people: a head, then a table each for workers, handlers and lanes. No colours, no borders, so
+//! that it reads the same in a pipe.
+
+use std::fmt::Write;
+
+use comfy_table::{CellAlignment, Table, presets};
+use executor_core::Status;
+use executor_core::histogram::HistogramSnapshot;
+use executor_shm::inspect::{HandlerView, InFlightView, Inspection, LaneView, Listed};
+use executor_shm::state::LaneState;
+
+use crate::dump_json::{attached, handler_name, quantile_ns, running_ns, unanswered};
+use crate::exit::one_line;
+use crate::units::{bytes, count, counted, nanoseconds};
+
+const NONE: &str = "-";
+
+/// One line for each instance; `now` in nanoseconds since 1970.
+pub(crate) fn listed_text(listed: &[Listed], now: u64) -> String {
+    if listed.is_empty() {
+        return "no instance in /dev/shm; start one with: executord run\n".to_owned();
+    }
+    let mut table = table(["instance", "is", "pid", "started", "lanes", "in use", "waiting", "tasks", "size"], 2);
+    let mut unreadable = String::new();
+    for one in listed {
+        match &one.view {
+            Ok(view) => {
+                table.add_row([
+                    one.instance.to_string(),
+                    life(view),
+                    view.pid.to_string(),
+                    ago(now, view.started_at_ns),
+                    view.geometry.lanes.to_string(),
+                    count(attached(view)),
+                    count(unanswered(view)),
+                    count(view.stats.tasks),
+                    bytes(view.footprint),
+                ]);
+            }
+            Err(error) => {
+                let _ = writeln!(unreadable, "{}: {}", one.instance, one_line(error));
+            }
+        }
+    }
+    let table = if table.is_empty() { String::new() } else { lines(&table) };
+    table + &unreadable
+}
+
+/// Everything of one instance; `now` in nanoseconds since 1970.
+pub(crate) fn shown_text(view: &Inspection, now: u64) -> String {
+    let mut text = head(view, now);
+    let mut handlers = table(
+        [
+            "id",
+            "handler",
+            "idempotent",
+            "fingerprint",
+            "ended",
+            "queue p50",
+            "p99",
+            "p99.9",
+            "max",
+            "run p50",
+            "p99",
+            "p99.9",
+            "max",
+        ],
+        4,
+    );
+    for handler in &view.handlers {
+        handlers.add_row(handler_row(view, handler));
+    }
+    let _ = write!(text, "\n{}", lines(&handlers));
+    if view.handlers.is_empty() {
+        text.push_str("no handlers\n");
+    }
+    let mut lanes = table(
+        [
+            "lane",
+            "state",
+            "owner",
+            "priority",
+            "worker",
+            "started",
+            "waiting",
+            "in flight",
+            "not done",
+            "total p50",
+            "p99",
+            "p99.9",
+            "max",
+        ],
+        4,
+    );
+    for lane in &view.lanes {
+        lanes.add_row(lane_row(view, lane));
+    }
+    let _ = write!(text, "\n{}", lines(&lanes));
+    if view.lanes.iter().any(|lane| lane.started.is_none()) {
+        text.push_str("'-' for positions: only the sidecar's user may read them\n");
+    }
+    if view.alive == Some(false) {
+        let _ = writeln!(
+            text,
+            "\nno sidecar serves it: {}; start one with: executord run {}",
+            match unanswered(view) {
+                0 => "nothing is unanswered".to_owned(),
+                tasks => format!("{} wait for the next one", counted(tasks, "task")),
+            },
+            view.instance,
+        );
+    }
+    text
+}
+
+fn head(view: &Inspection, now: u64) -> String {
+    let geometry = &view.geometry;
+    let mut text = String::new();
+    let _ = writeln!(text, "instance {}: {}, pid {}", view.instance, life(view), view.pid);
+    let _ = writeln!(
+        text,
+        "  started {}, start {} on these files, made {}; nonce {:016x}, abi {}, registry generation {}",
+        ago(now, view.started_at_ns),
+        count(view.epoch),
+        ago(now, view.created_at_ns),
+        view.nonce,
+        view.abi,
+        view.generation,
+    );
+    let _ = writeln!(
+        text,
+        "  up to {} of {} slots, requests to {}, responses to {}; {} in /dev/shm",
+        counted(geometry.lanes.into(), "lane"),
+        count(geometry.capacity.into()),
+        bytes(geometry.request_bytes.into()),
+        bytes(geometry.response_bytes.into()),
+        bytes(view.footprint),
+    );
+    let _ = writeln!(
+        text,
+        "  clock {}{}; tasks ended: {}",
+        view.clock.map_or("unreadable", |clock| clock.source().name()),
+        if view.timed { "" } else { ", timing off" },
+        statuses(&view.stats.by_status, 1).unwrap_or_else(|| "none".to_owned()),
+    );
+    for worker in &view.workers {
+        let cpu = worker.cpu.map_or("unpinned".to_owned(), |cpu| format!("on CPU {cpu}"));
+        let _ = writeln!(
+            text,
+            "  worker {} {cpu}: serves {}, {} ended",
+            worker.worker,
+            counted(worker.lanes, "lane"),
+            counted(worker.tasks, "task"),
+        );
+    }
+    text
+}
+
+fn handler_row(view: &Inspection, handler: &HandlerView) -> Vec<String> {
+    let row = &handler.row;
+    let mut cells = vec![
+        row.id.to_string(),
+        if row.gone { format!("{} (gone)", row.name) } else { row.name.clone() },
+        if row.idempotent { "yes" } else { "no" }.to_owned(),
+        format!("{:016x}", row.fingerprint),
+        statuses(&handler.by_status, 1).unwrap_or_else(|| "0".to_owned()),
+    ];
+    cells.extend(percentiles(view, &handler.queue));
+    cells.extend(percentiles(view, &handler.run));
+    cells
+}
+
+fn lane_row(view: &Inspection, lane: &LaneView) -> Vec<String> {
+    let position = |position: Option<u64>| position.map_or(NONE.to_owned(), count);
+    let state = lane.state.map_or("damaged", |state| state.name());
+    // Without an owner the lane was placed nowhere yet; what stands there is the last owner's.
+    let is_placed = matches!(lane.state, Some(LaneState::Active | LaneState::Draining | LaneState::Poisoned));
+    let placed = |text: String| if is_placed { text } else { NONE.to_owned() };
+    let mut cells = vec![
+        lane.lane.to_string(),
+        if lane.attached == Some(true) { format!("{state}, held") } else { state.to_owned() },
+        if lane.owner == 0 { NONE.to_owned() } else { format!("pid {}", lane.owner) },
+        placed(lane.placement.priority.name().to_owned()),
+        placed(lane.placement.worker.to_string()),
+        position(lane.started),
+        position(lane.depth),
+        lane.in_flight.map_or(NONE.to_owned(), |task| in_flight(view, task)),
+        statuses(&lane.by_status, 2).unwrap_or_else(|| "0".to_owned()),
+    ];
+    cells.extend(percentiles(view, &lane.total));
+    cells
+}
+
+/// `12: spin for 3.4 s`, or of a dead sidecar `12: spin`.
+fn in_flight(view: &Inspection, task: InFlightView) -> String {
+    let handler = match handler_name(view, task.handler_id) {
+        Some(name) => name.to_owned(),
+        None => format!("unknown handler {}", task.handler_id),
+    };
+    let since = running_ns(view, task.started_at).map_or(String::new(), |ns| format!(" for {}", nanoseconds(ns)));
+    format!("{}: {handler}{since}", count(task.position))
+}
+
+fn life(view: &Inspection) -> String {
+    let state = view.state.map_or("damaged", |state| state.name());
+    match view.alive {
+        Some(true) if state == "running" => "alive".to_owned(),
+        Some(true) => format!("alive, {state}"),
+        Some(false) if state == "running" => "dead".to_owned(),
+        Some(false) => format!("dead, {state}"),
+        None => format!("a copy, {state}"),
+    }
+}
+
+/// `1,200 done, 1 failed`, from status byte `first` on; `None` if all are 0.
+fn statuses(counts: &[u64], first: usize) -> Option<String> {
+    let named: Vec<String> = (0u8..)
+        .zip(counts)
+        .skip(first)
+        .filter(|(_, tasks)| **tasks > 0)
+        .map(|(code, &tasks)| format!("{} {}", count(tasks), Status::name_of(code).replace('_', " ")))
+        .collect();
+    if named.is_empty() { None } else { Some(named.join(", ")) }
+}
+
+fn percentiles(view: &Inspection, histogram: &HistogramSnapshot) -> [String; 4] {
+    [0.5, 0.99, 0.999, 1.0].map(|q| quantile_ns(view, histogram, q).map_or(NONE.to_owned(), longest))
+}
+
+/// A time, or what the last bucket says of times longer than the histogram reaches.
+fn longest(ns: u64) -> String {
+    if ns > 1_000_000_000_000 { "> 20 s".to_owned() } else { nanoseconds(ns) }
+}
+
+fn ago(now: u64, then: u64) -> String {
+    match now.saturating_sub(then) / 1_000_000_000 {
+        _ if then == 0 => "never".to_owned(),
+        0 => "just now".to_owned(),
+        seconds @ ..120 => format!("{seconds} s ago"),
+        seconds @ ..7_200 => format!("{} min ago", seconds / 60),
+        seconds @ ..172_800 => format!("{} h ago", seconds / 3_600),
+        seconds => format!("{} days ago", seconds / 86_400),
+    }
+}
+
+/// A table without borders; columns from `numbers` on stand to the right.
+fn table<const N: usize>(titles: [&str; N], numbers: usize) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(titles);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+        if column.index >= numbers {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}
+
+fn lines(table: &Table) -> String {
+    table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_are_named_and_zeros_left_out() {
+        let mut counts = [0; 16];
+        assert_eq!(statuses(&counts, 1), None);
+        (counts[1], counts[5]) = (1_200, 1);
+        assert_eq!(statuses(&counts, 1).as_deref(), Some("1,200 done, 1 response too long"));
+        assert_eq!(statuses(&counts, 2).as_deref(), Some("1 response too long"));
+    }
+
+    #[test]
+    fn an_age_is_told_in_the_unit_that_fits() {
+        let second = 1_000_000_000;
+        for (seconds, text) in
+            [(0, "just now"), (119, "119 s ago"), (600, "10 min ago"), (7_200, "2 h ago"), (172_800, "2 days ago")]
+        {
+            assert_eq!(ago(1_000_000 * second, (1_000_000 - seconds) * second), text);
+        }
+        assert_eq!((ago(5, 0), ago(0, 5)), ("never".to_owned(), "just now".to_owned()));
+    }
+}

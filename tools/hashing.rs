@@ -1,0 +1,270 @@
+//! Files through the rings: many chains of `sha256-block` tasks in flight at once, each checked against the crate.
+//!
+//! One file has one task in flight, since each needs the midstate of the one before; so a full lane takes a window of
+//! files. A file is read once: the same bytes go into the lane and into the check.
+
+use std::fs::{File, OpenOptions};
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use executor_client::{Client, TaskDescriptor};
+use executor_core::Status;
+use executor_core::idle::{Idle, IdleStrategy};
+use nix::fcntl::OFlag;
+use nix::time::{ClockId, clock_gettime};
+use sha2::{Digest, Sha256};
+
+use crate::files::reason;
+use crate::handlers::SHA256_BLOCK;
+use crate::lines::{Counts, Line, say};
+use crate::producer::GaveUp;
+use crate::sha256_block::{Chain, Header, Midstate};
+use crate::times::Times;
+
+/// Between two lines about the progress.
+const PROGRESS: Duration = Duration::from_millis(100);
+/// Without any completion for so long, the sidecar is given up. The demo starts a dead one again well before.
+const SILENCE: Duration = Duration::from_secs(30);
+/// Misses between two looks at the clock.
+const MISSES: u32 = 1 << 12;
+
+/// All of one producer's work.
+#[derive(Debug)]
+pub(crate) struct Hashing {
+    client: Client,
+    files: std::iter::Enumerate<std::vec::IntoIter<PathBuf>>,
+    /// Files in flight by slot of the window.
+    open: Vec<Option<Open>>,
+    in_flight: u64,
+    /// One request: header and chunk.
+    request: Vec<u8>,
+    idle: Idle,
+    digests: bool,
+    counts: Counts,
+    times: Times,
+}
+
+/// A file with one task in flight.
+#[derive(Debug)]
+struct Open {
+    number: usize,
+    file: File,
+    chain: Chain,
+    check: Sha256,
+    chunk: usize,
+    last: bool,
+}
+
+/// What a completion said, copied out of the lane.
+struct Answer {
+    slot: usize,
+    result: Result<Midstate, String>,
+}
+
+impl Hashing {
+    /// Nothing is read or submitted yet.
+    pub(crate) fn new(
+        client: Client,
+        files: Vec<PathBuf>,
+        chunk_bytes: usize,
+        window: usize,
+        digests: bool,
+        idle: IdleStrategy,
+    ) -> Self {
+        Self {
+            client,
+            files: files.into_iter().enumerate(),
+            open: std::iter::repeat_with(|| None).take(window).collect(),
+            in_flight: 0,
+            request: vec![0; size_of::<Header>() + chunk_bytes],
+            idle: Idle::new(idle),
+            digests,
+            counts: Counts::default(),
+            times: Times::default(),
+        }
+    }
+
+    /// Hashes everything; the last line comes back, the ones before it are said.
+    pub(crate) fn run(mut self) -> Result<Line, GaveUp> {
+        let began_at_ns = now_ns();
+        let mut told = Instant::now();
+        for slot in 0..self.open.len() {
+            self.open_next(slot)?;
+        }
+        while self.in_flight > 0 {
+            let answer = self.collect()?;
+            self.take(answer)?;
+            if self.counts.tasks.is_multiple_of(256) && told.elapsed() >= PROGRESS {
+                say(&Line::Progress(self.counts))?;
+                told = Instant::now();
+            }
+        }
+        Ok(Line::Done { counts: self.counts, times: self.times, began_at_ns, ended_at_ns: now_ns() })
+    }
+
+    /// Puts the first chunk of the next file that can be read into flight.
+    fn open_next(&mut self, slot: usize) -> Result<(), GaveUp> {
+        while let Some((number, path)) = self.files.next() {
+            let open = open_regular(&path).and_then(|file| {
+                self.submit_next(
+                    slot,
+                    Open { number, file, chain: Chain::default(), check: Sha256::new(), chunk: 0, last: false },
+                )
+            });
+            match open {
+                Ok(()) => return Ok(()),
+                Err(Stop::Skip(why)) => say(&Line::Skipped { file: number, why })?,
+                Err(Stop::GiveUp(gave_up)) => return Err(gave_up),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the next chunk of a file and submits it.
+    fn submit_next(&mut self, slot: usize, mut open: Open) -> Result<(), Stop> {
+        let (header, chunk) = self.request.split_at_mut(size_of::<Header>());
+        open.chunk = read_full(&mut open.file, chunk)?;
+        // A file that ends with a full chunk has an empty one behind it: nobody knows the end before it is read.
+        open.last = open.chunk < chunk.len();
+        let chunk = chunk.get(..open.chunk).unwrap_or_default();
+        open.check.update(chunk);
+        header.copy_from_slice(bytemuck::bytes_of(&open.chain.header(open.last)));
+        let request = self.request.get(..size_of::<Header>() + open.chunk).unwrap_or_default();
+        let descriptor = TaskDescriptor::new(SHA256_BLOCK).user_data(slot as u64);
+        self.client.try_submit(&descriptor, request).map_err(|error| self.give_up(&error))?;
+        self.in_flight += 1;
+        if let Some(place) = self.open.get_mut(slot) {
+            *place = Some(open);
+        }
+        Ok(())
+    }
+
+    /// Waits for the next completion.
+    fn collect(&mut self) -> Result<Answer, GaveUp> {
+        let mut misses = 0u32;
+        let mut silent_since = None;
+        loop {
+            match self.client.try_collect() {
+                Ok(Some(completion)) => {
+                    self.idle.hit();
+                    if let Some(times) = completion.times() {
+                        self.times.record(times.queue_ns, times.run_ns, times.return_ns, times.total_ns());
+                    }
+                    let result = match completion.status() {
+                        Status::Done => {
+                            completion.response().read().ok_or_else(|| "the answer is no midstate".to_owned())
+                        }
+                        status => Err(format!("{status}: {}", completion.text())),
+                    };
+                    let slot = completion.user_data() as usize;
+                    self.in_flight -= 1;
+                    self.counts.tasks += 1;
+                    return Ok(Answer { slot, result });
+                }
+                Ok(None) => {}
+                Err(error) => return Err(self.give_up(&error)),
+            }
+            self.idle.miss();
+            misses += 1;
+            if misses.is_multiple_of(MISSES) && silent_since.get_or_insert_with(Instant::now).elapsed() > SILENCE {
+                let why = format!("the sidecar answered nothing for {} s", SILENCE.as_secs());
+                return Err(GaveUp { why, lost: self.in_flight });
+            }
+        }
+    }
+
+    /// Goes on with the file that was answered, or with the next one.
+    fn take(&mut self, answer: Answer) -> Result<(), GaveUp> {
+        let Answer { slot, result } = answer;
+        let Some(mut open) = self.open.get_mut(slot).and_then(Option::take) else {
+            return Err(GaveUp { why: format!("an answer came for slot {slot}, which asked nothing"), lost: 0 });
+        };
+        let number = open.number;
+        let advanced = result.and_then(|midstate| {
+            open.chain.advance(midstate, open.chunk, open.last).map_err(|error| error.to_string())
+        });
+        if let Err(why) = advanced {
+            say(&Line::Mismatched { file: number, why })?;
+            return self.open_next(slot);
+        }
+        let Some(digest) = open.chain.digest() else {
+            return match self.submit_next(slot, open) {
+                Ok(()) => Ok(()),
+                Err(Stop::GiveUp(gave_up)) => Err(gave_up),
+                Err(Stop::Skip(why)) => {
+                    say(&Line::Skipped { file: number, why })?;
+                    self.open_next(slot)
+                }
+            };
+        };
+        let bytes = open.chain.length();
+        let expected = open.check.finalize();
+        if digest[..] == expected[..] {
+            self.counts.files += 1;
+            self.counts.bytes += bytes;
+            if self.digests {
+                say(&Line::Digest { file: number, sha256: hex(&digest) })?;
+            }
+        } else {
+            let why = format!("the chain says {}, the check says {}", hex(&digest), hex(&expected));
+            say(&Line::Mismatched { file: number, why })?;
+        }
+        self.open_next(slot)
+    }
+
+    fn give_up(&self, error: &dyn std::error::Error) -> GaveUp {
+        GaveUp { why: crate::exit::one_line(error), lost: self.in_flight }
+    }
+}
+
+/// Why a file goes no further.
+enum Stop {
+    /// This file; the others go on.
+    Skip(String),
+    /// All of them.
+    GiveUp(GaveUp),
+}
+
+impl From<std::io::Error> for Stop {
+    fn from(error: std::io::Error) -> Self {
+        Self::Skip(reason(&error))
+    }
+}
+
+impl From<GaveUp> for Stop {
+    fn from(gave_up: GaveUp) -> Self {
+        Self::GiveUp(gave_up)
+    }
+}
+
+/// Opens a file that is still a regular one: since it was found, a link or a pipe may have taken its name.
+fn open_regular(path: &Path) -> Result<File, Stop> {
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(Stop::Skip("no longer a regular file".to_owned())) }
+}
+
+/// Fills `chunk` as far as the file goes.
+fn read_full(file: &mut File, chunk: &mut [u8]) -> std::io::Result<usize> {
+    let mut filled = 0;
+    while let Some(rest) = chunk.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match file.read(rest) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The kernel's monotonic clock, which all processes share.
+fn now_ns() -> u64 {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| Duration::from(now).as_nanos() as u64)
+}

@@ -1,0 +1,128 @@
+//! The demo's child processes and Ctrl-C, as one stream of events.
+//!
+//! Children are put into a process group of their own, so that a Ctrl-C reaches the parent alone, which then stops them
+//! in order. Only the thread that holds a [`Children`] waits for them, so a pid it signals is always still theirs.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+/// What happened.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A child wrote a line to its standard output.
+    Line(usize, String),
+    /// A child closed its standard output: it has ended or is about to.
+    Closed(usize),
+    /// Somebody wants this process to stop.
+    Interrupted,
+}
+
+/// Child processes by number, and their events.
+#[derive(Debug)]
+pub(crate) struct Children {
+    children: Vec<Option<Child>>,
+    events: Receiver<Event>,
+    sender: Sender<Event>,
+}
+
+impl Children {
+    /// None yet. From now on SIGINT, SIGTERM and SIGHUP come as [`Event::Interrupted`].
+    pub(crate) fn new() -> std::io::Result<Self> {
+        let (sender, events) = channel();
+        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+        let interrupted = sender.clone();
+        std::thread::spawn(move || {
+            for _ in signals.forever() {
+                if interrupted.send(Event::Interrupted).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Self { children: Vec::new(), events, sender })
+    }
+
+    /// Starts `command`, gives it `input` and returns its number. The child should ask to be told of this thread's
+    /// death: see [`end_with_parent`].
+    pub(crate) fn spawn(&mut self, mut command: Command, input: Vec<u8>) -> std::io::Result<usize> {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
+        let mut child = command.spawn()?;
+        let number = self.children.len();
+        if let Some(stdout) = child.stdout.take() {
+            let sender = self.sender.clone();
+            std::thread::spawn(move || {
+                for line in BufReader::new(stdout).lines() {
+                    if line.is_err() || line.is_ok_and(|line| sender.send(Event::Line(number, line)).is_err()) {
+                        break;
+                    }
+                }
+                // Nobody listens any more: then nobody waits for it either.
+                let _ = sender.send(Event::Closed(number));
+            });
+        }
+        if let Some(mut stdin) = child.stdin.take() {
+            // In a thread: a child that writes before it has read everything must not meet a parent that does so too.
+            // A child that died takes no input; its end is told by its standard output.
+            std::thread::spawn(move || stdin.write_all(&input));
+        }
+        self.children.push(Some(child));
+        Ok(number)
+    }
+
+    /// The next event, or `None` after `timeout`.
+    pub(crate) fn next(&self, timeout: Duration) -> Option<Event> {
+        match self.events.recv_timeout(timeout) {
+            Ok(event) => Some(event),
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
+        }
+    }
+
+    /// Asks a child to stop.
+    pub(crate) fn terminate(&mut self, number: usize) {
+        if let Some(Some(child)) = self.children.get(number) {
+            // It fails only for a child that has ended already.
+            let _ = kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM);
+        }
+    }
+
+    /// Waits for a child that has closed its output or was asked to stop; kills it if it takes longer than `patience`.
+    pub(crate) fn wait(&mut self, number: usize, patience: Duration) -> Option<ExitStatus> {
+        let mut child = self.children.get_mut(number)?.take()?;
+        let deadline = Instant::now() + patience;
+        loop {
+            match child.try_wait() {
+                Ok(Some(status)) => return Some(status),
+                Ok(None) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(2)),
+                Ok(None) => {
+                    let _ = child.kill();
+                    return child.wait().ok();
+                }
+                Err(_) => return None,
+            }
+        }
+    }
+}
+
+impl Drop for Children {
+    fn drop(&mut self) {
+        // The last one first: the sidecar is the first, and must find its producers gone to remove its files.
+        for number in (0..self.children.len()).rev() {
+            self.terminate(number);
+            self.wait(number, Duration::from_secs(10));
+        }
+    }
+}
+
+/// Has this process sent SIGTERM when the parent that started it dies, however it dies; says whether it lives still.
+pub(crate) fn end_with_parent(parent: u32) -> bool {
+    let asked = nix::sys::prctl::set_pdeathsig(Signal::SIGTERM).is_ok();
+    // It may have died before the line above.
+    asked && nix::unistd::getppid().as_raw() as u32 == parent
+}

@@ -1,0 +1,124 @@
+//! A producer process of the demo: what it is asked for, what it answers.
+
+use std::ffi::OsString;
+use std::io::Read;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use executor_client::{Client, ConnectOptions, TaskDescriptor};
+use executor_core::idle::{Idle, IdleStrategy};
+use executor_core::{Status, cpu};
+use executor_shm::InstanceName;
+
+use crate::cli::{ProduceArgs, Work};
+use crate::exit::{FAILED, one_line};
+use crate::floor;
+use crate::handlers::ECHO;
+use crate::hashing::Hashing;
+use crate::lines::{Line, say};
+use crate::processes::end_with_parent;
+
+/// How long it waits for the demo's sidecar.
+const CONNECT: Duration = Duration::from_secs(10);
+/// Trips of either floor: some 100 ms.
+const FLOOR_TRIPS: u64 = 200_000;
+const SOCKET_TRIPS: u64 = 10_000;
+/// How long echo goes on.
+const ECHO_TIME: Duration = Duration::from_secs(1);
+/// Round trips between two looks at the clock.
+const ECHO_BATCH: u64 = 256;
+
+/// A producer came to no end.
+#[derive(Debug)]
+pub(crate) struct GaveUp {
+    /// One clause.
+    pub(crate) why: String,
+    /// Tasks that were accepted and not answered.
+    pub(crate) lost: u64,
+}
+
+impl<E: std::error::Error> From<E> for GaveUp {
+    fn from(error: E) -> Self {
+        Self { why: one_line(&error), lost: 0 }
+    }
+}
+
+/// Does what it is told and says how it went; the parent reads.
+pub(crate) fn produce(arguments: &ProduceArgs) -> ExitCode {
+    if !end_with_parent(arguments.parent) {
+        return ExitCode::from(FAILED);
+    }
+    let done = match &arguments.work {
+        Work::Floor { here, there } => measure_floor((*here, *there)),
+        Work::Echo { instance, cpu } => echo(instance, *cpu),
+        Work::Hash { instance, cpu, chunk, window, digests } => connect(instance, *cpu)
+            .and_then(|client| Hashing::new(client, read_paths()?, *chunk, *window, *digests, idle()).run()),
+    };
+    let line = match done {
+        Ok(line) => line,
+        Err(GaveUp { why, lost }) => Line::Failed { why, lost },
+    };
+    match say(&line) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::from(FAILED), // nobody reads any more
+    }
+}
+
+fn connect(instance: &InstanceName, on: u32) -> Result<Client, GaveUp> {
+    cpu::pin_current_thread(on)?;
+    Ok(ConnectOptions::new().timeout(CONNECT).connect(instance)?)
+}
+
+/// With a single CPU the other side runs only while this one lets it.
+pub(crate) fn idle() -> IdleStrategy {
+    match std::thread::available_parallelism() {
+        Ok(cpus) if cpus.get() == 1 => IdleStrategy::Yield,
+        _ => IdleStrategy::SpinThenYield,
+    }
+}
+
+fn measure_floor(cpus: (u32, u32)) -> Result<Line, GaveUp> {
+    let trips = if cpus.0 == cpus.1 { FLOOR_TRIPS / 10 } else { FLOOR_TRIPS };
+    let ping_pong_ns = floor::ping_pong(cpus, trips)?.floor_ns();
+    let unix_socket_ns = floor::unix_socket_round_trip(cpus, SOCKET_TRIPS)?.mean_ns;
+    Ok(Line::Floor { ping_pong_ns, unix_socket_ns })
+}
+
+fn echo(instance: &InstanceName, cpu: u32) -> Result<Line, GaveUp> {
+    let mut idle = Idle::new(idle());
+    let mut client = connect(instance, cpu)?;
+    let mut trip = |number: u64| -> Result<(), GaveUp> {
+        client.try_submit(&TaskDescriptor::new(ECHO), &number.to_le_bytes())?;
+        loop {
+            if let Some(answer) = client.try_collect()? {
+                idle.hit();
+                return match answer.status() {
+                    Status::Done if answer.response().read() == Some(number) => Ok(()),
+                    status => Err(GaveUp { why: format!("echo {number} came back wrong: {status}"), lost: 0 }),
+                };
+            }
+            idle.miss();
+        }
+    };
+    for number in 0..ECHO_BATCH {
+        trip(number)?;
+    }
+    let (begin, mut round_trips) = (Instant::now(), 0);
+    while begin.elapsed() < ECHO_TIME {
+        for number in round_trips..round_trips + ECHO_BATCH {
+            trip(number)?;
+        }
+        round_trips += ECHO_BATCH;
+    }
+    Ok(Line::Echo { echo_ns: begin.elapsed().as_nanos() as f64 / round_trips as f64, round_trips })
+}
+
+/// The files to hash: paths that each end with a zero byte.
+fn read_paths() -> Result<Vec<PathBuf>, GaveUp> {
+    let mut input = Vec::new();
+    std::io::stdin().lock().read_to_end(&mut input)?;
+    let paths = input.split(|&byte| byte == 0).filter(|path| !path.is_empty());
+    Ok(paths.map(|path| PathBuf::from(OsString::from_vec(path.to_vec()))).collect())
+}

@@ -1,0 +1,232 @@
+//! `executord run`: a sidecar from its options to its totals.
+
+use std::time::Instant;
+
+use executor_core::{Registry, RegistryBuilder, RegistryError, Status};
+use executor_shm::{Ending, MasterError, Sidecar, SidecarHandle, StartError, StopError, StopReport, StopSignals};
+use serde_json::{Map, Value, json};
+
+use crate::cli::RunArgs;
+use crate::exit::{FAILED, USAGE, print};
+use crate::processes::end_with_parent;
+use crate::units::{bytes, count, counted, nanoseconds};
+
+/// Why nothing was served, or not to a good end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RunError {
+    /// Mend the handlers.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// See the reason.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// See the reason.
+    #[error(transparent)]
+    Stop(#[from] StopError),
+    /// The kernel gave no signal descriptor.
+    #[error("cannot listen for Ctrl-C and SIGTERM")]
+    Signals(#[source] std::io::Error),
+    /// Do not remove files of a running instance.
+    #[error("somebody removed the files of instance {0} while it ran; its producers have lost it")]
+    NamesLost(String),
+    /// Start it from a process that lives.
+    #[error("the parent process {0} has ended")]
+    ParentGone(u32),
+}
+
+impl RunError {
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Start(StartError::Cpu(_) | StartError::CpuTwice { .. }) => USAGE,
+            Self::Start(StartError::Master(MasterError::Geometry(_))) => USAGE,
+            _ => FAILED,
+        }
+    }
+}
+
+/// Serves until a signal says stop.
+pub(crate) fn run(arguments: &RunArgs, register: impl FnOnce(&mut RegistryBuilder)) -> Result<(), RunError> {
+    if let Some(parent) = arguments.parent
+        && !end_with_parent(parent)
+    {
+        return Err(RunError::ParentGone(parent));
+    }
+    // Before the start, so that a signal that comes during it is not lost.
+    let signals = StopSignals::block().map_err(RunError::Signals)?;
+    let mut registry = Registry::builder();
+    register(&mut registry);
+    let registry = registry.build()?;
+    let handlers: Vec<String> = registry.handlers().iter().map(|handler| handler.name().to_owned()).collect();
+    let started = Instant::now();
+    let handle = start(arguments, registry)?;
+    say(arguments.json, started_json(&handle, &handlers), || started_text(&handle, &handlers));
+    let instance = handle.instance().to_string();
+    let report = handle.run_until(&signals)?;
+    let served_ns = started.elapsed().as_nanos() as u64;
+    say(arguments.json, stopped_json(&instance, &report, served_ns), || stopped_text(&instance, &report, served_ns));
+    match report.ending {
+        Ending::NamesLost => Err(RunError::NamesLost(instance)),
+        Ending::Removed | Ending::Kept { .. } => Ok(()),
+    }
+}
+
+fn start(arguments: &RunArgs, registry: Registry) -> Result<SidecarHandle, StartError> {
+    let mut sidecar = Sidecar::builder()
+        .instance(arguments.instance.clone())
+        .registry(registry)
+        .cpus(&arguments.cpus)
+        .pinned(!arguments.unpinned);
+    if let Some(lanes) = arguments.lanes {
+        sidecar = sidecar.lanes(lanes);
+    }
+    if let Some(slots) = arguments.capacity {
+        sidecar = sidecar.capacity(slots);
+    }
+    if let Some(bytes) = arguments.request_bytes {
+        sidecar = sidecar.request_bytes(bytes);
+    }
+    if let Some(bytes) = arguments.response_bytes {
+        sidecar = sidecar.response_bytes(bytes);
+    }
+    if let Some(idle) = arguments.idle {
+        sidecar = sidecar.idle(idle);
+    }
+    if let Some(tasks) = arguments.quantum {
+        sidecar = sidecar.quantum(tasks);
+    }
+    if let Some(time) = arguments.drain {
+        sidecar = sidecar.drain_time(time);
+    }
+    if arguments.no_timing {
+        sidecar = sidecar.timing(false);
+    }
+    sidecar.start()
+}
+
+fn say(as_json: bool, json: Value, text: impl FnOnce() -> String) {
+    let line = if as_json { json.to_string() } else { text() };
+    print(format!("{line}\n").as_bytes());
+}
+
+fn started_json(handle: &SidecarHandle, handlers: &[String]) -> Value {
+    let (geometry, recovery) = (handle.geometry(), handle.recovery());
+    json!({
+        "event": "started",
+        "instance": handle.instance().as_str(),
+        "pid": std::process::id(),
+        "cpus": handle.cpus(),
+        "handlers": handlers,
+        "shm_bytes": handle.bytes(),
+        "lanes": geometry.lanes,
+        "capacity": geometry.capacity,
+        "request_bytes": geometry.request_bytes,
+        "response_bytes": geometry.response_bytes,
+        "timing": handle.is_timed(),
+        "clock": handle.clock_source().name(),
+        "idle": handle.idle().name(),
+        "recovered": {
+            "lanes": recovery.lanes,
+            "reruns": recovery.reruns,
+            "interrupted": recovery.interrupted,
+        },
+    })
+}
+
+fn started_text(handle: &SidecarHandle, handlers: &[String]) -> String {
+    let instance = handle.instance();
+    let cpus = match handle.cpus() {
+        [] => "no CPU of its own".to_owned(),
+        [cpu] => format!("CPU {cpu}"),
+        cpus => format!("CPUs {}", executor_core::cpu::cpu_list(cpus)),
+    };
+    let recovery = match handle.recovery() {
+        recovery if recovery.lanes == 0 => String::new(),
+        recovery => format!(
+            "; recovered {}, {} run again, {} interrupted",
+            counted(recovery.lanes.into(), "lane"),
+            counted(recovery.reruns.into(), "task"),
+            recovery.interrupted,
+        ),
+    };
+    format!(
+        "instance {instance} serves {} on {cpus}, {} in /dev/shm{recovery}; look: shm-dump show {instance}; \
+         stop: Ctrl-C or kill {}",
+        handlers.join(", "),
+        bytes(handle.bytes()),
+        std::process::id(),
+    )
+}
+
+fn stopped_json(instance: &str, report: &StopReport, served_ns: u64) -> Value {
+    let by_status: Map<String, Value> = (1..Status::CODES as u8)
+        .zip(report.stats.by_status.iter().skip(1))
+        .map(|(code, &tasks)| (Status::name_of(code).to_owned(), tasks.into()))
+        .collect();
+    let (files, attached, unanswered) = match report.ending {
+        Ending::Removed => ("removed", 0, 0),
+        Ending::Kept { attached, unanswered } => ("kept", attached, unanswered),
+        Ending::NamesLost => ("lost", 0, 0),
+    };
+    json!({
+        "event": "stopped",
+        "instance": instance,
+        "served_ns": served_ns,
+        "tasks": report.stats.tasks,
+        "by_status": by_status,
+        "files": files,
+        "attached": attached,
+        "unanswered": unanswered,
+    })
+}
+
+fn stopped_text(instance: &str, report: &StopReport, served_ns: u64) -> String {
+    let statuses: Vec<String> = (1..Status::CODES as u8)
+        .zip(report.stats.by_status.iter().skip(1))
+        .filter(|(_, tasks)| **tasks > 0)
+        .map(|(code, tasks)| format!("{} {}", count(*tasks), Status::name_of(code).replace('_', " ")))
+        .collect();
+    let statuses = if statuses.is_empty() { String::new() } else { format!(" ({})", statuses.join(", ")) };
+    let files = match report.ending {
+        Ending::Removed => "nothing is left in /dev/shm".to_owned(),
+        Ending::Kept { attached, unanswered } => format!(
+            "its files stay for the next start: {} attached, {} with unanswered tasks",
+            counted(attached.into(), "producer"),
+            counted(unanswered.into(), "lane"),
+        ),
+        Ending::NamesLost => "its files were gone".to_owned(),
+    };
+    format!(
+        "instance {instance} stopped after {}: {} in all its lives{statuses}; {files}",
+        nanoseconds(served_ns),
+        counted(report.stats.tasks, "task"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use executor_shm::SidecarStats;
+
+    fn report(ending: Ending) -> StopReport {
+        let mut by_status = [0; Status::CODES];
+        (by_status[1], by_status[5]) = (1200, 1);
+        StopReport { stats: SidecarStats { tasks: 1201, by_status, lanes: 0 }, ending }
+    }
+
+    #[test]
+    fn a_stop_says_what_was_done_and_what_is_left() {
+        assert_eq!(
+            stopped_text("x", &report(Ending::Removed), 2_000_000_000),
+            "instance x stopped after 2.00 s: 1,201 tasks in all its lives (1,200 done, 1 response too long); \
+             nothing is left in /dev/shm"
+        );
+        let kept = stopped_text("x", &report(Ending::Kept { attached: 1, unanswered: 2 }), 0);
+        assert!(
+            kept.ends_with("stay for the next start: 1 producer attached, 2 lanes with unanswered tasks"),
+            "{kept}"
+        );
+        let json = stopped_json("x", &report(Ending::Removed), 7);
+        assert_eq!((&json["tasks"], &json["by_status"]["done"]), (&json!(1201), &json!(1200)));
+        assert_eq!((&json["files"], &json["by_status"]["expired"]), (&json!("removed"), &json!(0)));
+    }
+}
