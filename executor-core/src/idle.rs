@@ -45,13 +45,18 @@ const EAGER: u32 = 512;
 #[derive(Debug)]
 pub struct Idle {
     strategy: IdleStrategy,
+    eager: u32,
     misses: u32,
 }
 
 impl Idle {
     /// A waiter that has missed nothing yet.
     pub const fn new(strategy: IdleStrategy) -> Self {
-        Self { strategy, misses: 0 }
+        let eager = match strategy {
+            IdleStrategy::Spin | IdleStrategy::SpinThenYield => EAGER,
+            IdleStrategy::Yield => 0,
+        };
+        Self { strategy, eager, misses: 0 }
     }
 
     /// Found work.
@@ -64,7 +69,7 @@ impl Idle {
     #[inline(always)]
     pub fn miss(&mut self) {
         self.misses = self.misses.saturating_add(1);
-        if self.misses > EAGER {
+        if self.misses > self.eager {
             self.rest();
         }
     }
@@ -76,5 +81,29 @@ impl Idle {
             IdleStrategy::SpinThenYield if self.misses <= SPINS => std::hint::spin_loop(),
             IdleStrategy::SpinThenYield | IdleStrategy::Yield => std::thread::yield_now(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_strategy_reads_back_by_its_name() {
+        for strategy in [IdleStrategy::Spin, IdleStrategy::SpinThenYield, IdleStrategy::Yield] {
+            assert_eq!(strategy.name().parse(), Ok(strategy));
+        }
+        let error = "sleep".parse::<IdleStrategy>().unwrap_err();
+        assert_eq!(error, "no idle strategy is called \"sleep\"; choose spin, spin-then-yield or yield");
+    }
+
+    #[test]
+    fn a_waiter_on_a_single_cpu_is_never_eager() {
+        assert_eq!(Idle::new(IdleStrategy::Yield).eager, 0, "the first miss lets others run");
+        let mut idle = Idle::new(IdleStrategy::SpinThenYield);
+        (0..2 * EAGER).for_each(|_| idle.miss());
+        assert!(idle.misses > idle.eager);
+        idle.hit();
+        assert_eq!(idle.misses, 0);
     }
 }
