@@ -7,7 +7,7 @@
 //! - R1: `submitted - collected <= capacity`, both private to the submitter, so the completion ring is never full.
 
 use crate::dispatch::{Lane, Scratch};
-use crate::record::{CompletionRecord, DescriptorRecord, INLINE_PAYLOAD, INLINE_RESPONSE};
+use crate::record::{CompletionRecord, DescriptorRecord, INLINE_PAYLOAD, INLINE_RESPONSE, LENGTH_MAX};
 use crate::response::Response;
 use crate::status::{Poison, Status};
 
@@ -68,7 +68,7 @@ pub struct LocalLane {
 }
 
 /// A lane for `capacity` tasks (at least 1) with payloads of up to `request_bytes` and responses of up to
-/// `response_bytes`; up to 32 and 24 bytes always fit.
+/// `response_bytes`, at most [`LENGTH_MAX`]; up to 32 and 24 bytes always fit.
 pub fn lane(capacity: usize, request_bytes: usize, response_bytes: usize) -> (LocalProducer, LocalLane) {
     let capacity = capacity.max(1);
     let (task_writer, task_reader) = rtrb::RingBuffer::new(capacity);
@@ -86,9 +86,9 @@ pub fn lane(capacity: usize, request_bytes: usize, response_bytes: usize) -> (Lo
             completions: completion_writer,
             position: 0,
             capacity: capacity as u64,
-            request_bytes,
+            request_bytes: request_bytes.min(LENGTH_MAX),
             payload: None,
-            buffer: vec![0; response_bytes].into(),
+            buffer: vec![0; response_bytes.min(LENGTH_MAX)].into(),
         },
     )
 }
@@ -200,5 +200,116 @@ impl Lane for LocalLane {
 
     fn capacity(&self) -> u64 {
         self.capacity
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::*;
+    use proptest::prelude::*;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        /// A payload of so many bytes, to be answered with so many.
+        Submit(usize, usize),
+        Serve,
+        Collect,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let sizes = || prop::sample::select(vec![0usize, 1, 24, 25, 31, 32, 33, 63, 64]);
+        prop_oneof![
+            3 => (sizes(), sizes()).prop_map(|(payload, response)| Step::Submit(payload, response)),
+            2 => Just(Step::Serve),
+            2 => Just(Step::Collect),
+        ]
+    }
+
+    /// What a worker does with a lane, without one. The answer is the payload's first byte, so many times.
+    fn serve(lane: &mut LocalLane, scratch: &mut Scratch, sizes: &mut VecDeque<usize>) -> Option<Vec<u8>> {
+        let mut record = DescriptorRecord::default();
+        let ready = lane.is_ready();
+        let attempt = lane.take(&mut record);
+        assert_eq!(ready, attempt == 1);
+        if attempt == 0 {
+            return None;
+        }
+        let length = record.length() as usize;
+        let payload = match record.inline_payload().get(..length) {
+            Some(inline) => inline.to_vec(),
+            None => lane.payload(length, scratch).unwrap().to_vec(),
+        };
+        let size = sizes.pop_front().unwrap();
+        assert!(lane.start(attempt, None, 0));
+        let mut response = lane.response();
+        response.write(&vec![payload.first().copied().unwrap_or(0xee); size]);
+        let written = response.finish();
+        let completion = CompletionRecord::new(
+            Status::Done,
+            attempt,
+            written.wanted as u32,
+            record.submitted_at(),
+            0,
+            0,
+            written.inline,
+        );
+        lane.publish(&completion);
+        Some(payload)
+    }
+
+    proptest! {
+        #[test]
+        fn a_lane_behaves_like_two_queues_with_one_bound(
+            capacity in 0..6usize,
+            steps in prop::collection::vec(step(), 0..80),
+        ) {
+            let (mut producer, mut lane) = lane(capacity, 64, 64);
+            let mut scratch = Scratch::new(64);
+            let (mut waiting, mut ended) = (VecDeque::new(), VecDeque::new());
+            let (mut sizes, mut submitted) = (VecDeque::new(), 0u64);
+            for step in steps {
+                match step {
+                    Step::Submit(length, size) => {
+                        let payload: Vec<u8> = (0..length).map(|i| (submitted as usize + i) as u8).collect();
+                        let position = producer.try_submit(3, &payload, submitted, 0);
+                        if waiting.len() + ended.len() == capacity.max(1) {
+                            prop_assert_eq!(position, Err(LocalSubmitError::Full));
+                        } else {
+                            prop_assert_eq!(position, Ok(submitted));
+                            waiting.push_back((submitted, payload, size));
+                            sizes.push_back(size);
+                            submitted += 1;
+                        }
+                    }
+                    Step::Serve => {
+                        let served = serve(&mut lane, &mut scratch, &mut sizes);
+                        prop_assert_eq!(served.as_ref(), waiting.front().map(|(_, payload, _)| payload));
+                        ended.extend(waiting.pop_front());
+                        prop_assert_eq!(lane.position() + waiting.len() as u64, submitted);
+                    }
+                    Step::Collect => {
+                        let found = producer.try_collect();
+                        let found = found.as_ref().map(|found| (found.record.submitted_at(), found.response().to_vec()));
+                        let expected = ended.pop_front().map(|(number, payload, size)| {
+                            (number, vec![payload.first().copied().unwrap_or(0xee); size])
+                        });
+                        prop_assert_eq!(found, expected);
+                    }
+                }
+                prop_assert_eq!(producer.in_flight(), (waiting.len() + ended.len()) as u64);
+            }
+        }
+    }
+
+    #[test]
+    fn a_lane_is_made_for_no_more_than_a_record_can_name() {
+        let (mut producer, mut lane) = lane(1, usize::MAX, 0);
+        assert_eq!(lane.request_bytes(), LENGTH_MAX);
+        producer.try_submit(1, &vec![0; 1 << 24], 0, 0).unwrap();
+        let mut record = DescriptorRecord::default();
+        assert_eq!(lane.take(&mut record), 1);
+        assert!(record.length() as usize > LENGTH_MAX, "a payload that was cut must be too long");
     }
 }
