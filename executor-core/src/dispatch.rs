@@ -19,6 +19,7 @@ use crate::meter::{self, COUNTS, MeterLayout};
 use crate::record::{CompletionRecord, DescriptorRecord, INLINE_PAYLOAD};
 use crate::registry::{Fault, Row, Table};
 use crate::response::{Response, Written};
+use crate::rota::Place;
 use crate::status::{HandlerChange, Interrupted, Malformed, Poison, Status};
 use crate::task::{LaneFacts, TaskContext};
 
@@ -63,14 +64,32 @@ pub struct Served<L> {
     pub lane: L,
     /// What its tasks are told.
     pub facts: LaneFacts,
-    /// Tasks it may still serve before it goes back, once it is being drained.
-    pub(crate) budget: Option<u64>,
+    /// The position at which it goes back, once it is being drained. Kept as a position and not as a count of tasks
+    /// left, so that a handler that unwinds leaves nothing to be made good.
+    limit: Option<u64>,
 }
 
 impl<L> Served<L> {
     /// A lane to be adopted by a worker.
     pub fn new(lane: L, facts: LaneFacts) -> Self {
-        Self { lane, facts, budget: None }
+        Self { lane, facts, limit: None }
+    }
+}
+
+impl<L: Lane> Served<L> {
+    /// Lets it be served its capacity once more; `false` if that was said before.
+    pub(crate) fn drain(&mut self) -> bool {
+        let first = self.limit.is_none();
+        if first {
+            self.limit = Some(self.lane.position().saturating_add(self.lane.capacity()));
+        }
+        first
+    }
+
+    /// Tasks it may still be served, once it is being drained.
+    #[inline(always)]
+    pub(crate) fn left(&self) -> Option<u64> {
+        self.limit.map(|limit| limit.saturating_sub(self.lane.position()))
     }
 }
 
@@ -94,6 +113,14 @@ impl Scratch {
     #[inline]
     pub fn get(&mut self, length: usize) -> Option<&mut [u8]> {
         bytemuck::cast_slice_mut::<Line, u8>(&mut self.lines).get_mut(..length)
+    }
+
+    /// Makes room for payloads of up to `bytes`.
+    pub(crate) fn grow(&mut self, bytes: usize) {
+        let lines = bytes.div_ceil(64);
+        if self.lines.len() < lines {
+            self.lines.resize(lines, Line([0; 64]));
+        }
     }
 }
 
@@ -121,11 +148,15 @@ pub(crate) struct InFlight {
     started_at: u64,
 }
 
-/// Where a lane stands among a worker's lanes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
-    pub(crate) class: usize,
-    pub(crate) index: usize,
+/// A task's end, but for its answer.
+struct Ended {
+    status: Status,
+    /// The attempt that ended, 0 if there was none.
+    attempt: u16,
+    /// Whether the author's code ran now, so that there is something to time.
+    ran: bool,
+    started_at: u64,
+    dense: Option<u32>,
 }
 
 impl<M: Deref<Target = [AtomicU64]>> Desk<M> {
@@ -157,7 +188,8 @@ impl<M: Deref<Target = [AtomicU64]>> Desk<M> {
         let dense = row.as_ref().map(|row| row.dense);
         let (Some(row), None) = (row.as_mut(), verdict) else {
             let status = verdict.unwrap_or(Status::Malformed(Malformed::UnknownHandler));
-            self.end(served, status, 0, started_at, dense, &Written::NOTHING);
+            let ended = Ended { status, attempt: attempt - 1, ran: false, started_at, dense };
+            self.end(served, &ended, &Written::NOTHING);
             return true;
         };
 
@@ -173,13 +205,14 @@ impl<M: Deref<Target = [AtomicU64]>> Desk<M> {
         };
         let mut response = served.lane.response();
         let outcome = row.run(&context, request, &mut response); // D3: may unwind
-        let status = match outcome {
-            Ok(()) => Status::Done,
+        let (status, ran) = match outcome {
+            Ok(()) => (Status::Done, true),
             Err(fault) => fail(fault, &mut response),
         };
         let written = response.finish();
         self.in_flight = None;
-        self.end(served, status, attempt, started_at, dense, &written);
+        let attempt = if ran { attempt } else { attempt - 1 };
+        self.end(served, &Ended { status, attempt, ran, started_at, dense }, &written);
         true
     }
 
@@ -194,7 +227,8 @@ impl<M: Deref<Target = [AtomicU64]>> Desk<M> {
         let mut response = served.lane.response();
         response.set_text(panic_text(panic));
         let written = response.finish();
-        self.end(served, Status::Panicked, flight.attempt, flight.started_at, flight.dense, &written);
+        let InFlight { attempt, dense, started_at, .. } = flight;
+        self.end(served, &Ended { status: Status::Panicked, attempt, ran: true, started_at, dense }, &written);
     }
 
     #[inline(always)]
@@ -209,24 +243,11 @@ impl<M: Deref<Target = [AtomicU64]>> Desk<M> {
 
     /// Publishes first and counts afterwards: while the producer fetches the line, counting costs it nothing.
     #[inline(always)]
-    fn end<L: Lane>(
-        &mut self,
-        served: &mut Served<L>,
-        status: Status,
-        attempt: u16,
-        started_at: u64,
-        dense: Option<u32>,
-        written: &Written,
-    ) {
-        let length = written.wanted as u32;
-        let status = if written.fits { status } else { Status::ResponseTooLong { wanted: length } };
-        let completed_at = if !self.timed {
-            0
-        } else if attempt == 0 {
-            started_at
-        } else {
-            self.clock.now()
-        };
+    fn end<L: Lane>(&mut self, served: &mut Served<L>, ended: &Ended, written: &Written) {
+        let &Ended { attempt, ran, started_at, dense, .. } = ended;
+        let length = u32::try_from(written.wanted).unwrap_or(u32::MAX);
+        let status = if written.fits { ended.status } else { Status::ResponseTooLong { wanted: length } };
+        let completed_at = if self.timed && ran { self.clock.now() } else { started_at };
         let submitted_at = self.record.submitted_at();
         served.lane.publish(&CompletionRecord::new(
             status,
@@ -247,13 +268,15 @@ impl<M: Deref<Target = [AtomicU64]>> Desk<M> {
         if let Some(dense) = dense {
             let handler = self.layout.handler(self.worker as usize, dense as usize);
             meter::add(&self.meter, handler + status.code() as usize, 1);
-            if attempt != 0 && self.timed {
-                // The producer's stamp is its own word: held between its attach and the start.
-                let submitted_at = submitted_at.max(served.facts.attached_at).min(started_at);
-                meter::record(&self.meter, handler + COUNTS, started_at - submitted_at);
+            if self.timed && ran {
                 meter::record(&self.meter, handler + COUNTS + BUCKETS, completed_at.saturating_sub(started_at));
-                let total = completed_at.saturating_sub(submitted_at);
-                meter::record(&self.meter, served.facts.meter + COUNTS, total);
+                if submitted_at != 0 {
+                    // The producer's stamp is its own word: held between its attach and the start.
+                    let submitted_at = submitted_at.max(served.facts.attached_at).min(started_at);
+                    meter::record(&self.meter, handler + COUNTS, started_at - submitted_at);
+                    let total = completed_at.saturating_sub(submitted_at);
+                    meter::record(&self.meter, served.facts.meter + COUNTS, total);
+                }
             }
         }
     }
@@ -324,16 +347,17 @@ fn payload_lost(attempt: u16) -> Status {
     if attempt == 1 { Status::Poisoned(Poison::Damaged) } else { Status::Interrupted(Interrupted::PayloadLost) }
 }
 
+/// The end of a task whose handler came back, and whether that was the author's code.
 #[cold]
-fn fail(fault: Fault, response: &mut Response<'_>) -> Status {
+fn fail(fault: Fault, response: &mut Response<'_>) -> (Status, bool) {
     match fault {
         Fault::Task(error) => {
             response.set_text(error.message());
-            Status::Failed { code: error.code() }
+            (Status::Failed { code: error.code() }, true)
         }
         Fault::Malformed(reason) => {
             response.clear();
-            Status::Malformed(reason)
+            (Status::Malformed(reason), false)
         }
     }
 }

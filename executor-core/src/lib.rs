@@ -10,6 +10,7 @@
 compile_error!("executor runs on 64-bit little-endian Linux only");
 
 pub mod clock;
+mod control;
 pub mod cpu;
 pub mod dispatch;
 pub mod histogram;
@@ -19,6 +20,7 @@ pub mod meter;
 pub mod record;
 pub mod registry;
 pub mod response;
+mod rota;
 pub mod status;
 pub mod task;
 pub mod worker;

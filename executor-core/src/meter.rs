@@ -9,6 +9,9 @@
 //! worker 1: ...
 //! lanes 0..l: (16 counts by status, 1024 total buckets) each
 //! ```
+//!
+//! A lane's `Done` is not counted: it is the lane's count of tasks less all its others. Histograms hold tasks whose handler
+//! ran with timing on; queue wait and total hold those of them that the producer stamped.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 

@@ -152,7 +152,7 @@ impl CompletionRecord {
         self.words[1] as u8
     }
 
-    /// Which attempt this completion ends, from 1; 0 if the handler never ran.
+    /// The last attempt at running the handler, from 1; 0 if it never ran.
     #[inline(always)]
     pub const fn attempt(&self) -> u16 {
         (self.words[1] >> 16) as u16

@@ -88,7 +88,7 @@ impl Priority {
     /// All of them, the least urgent first.
     pub const ALL: [Self; Self::COUNT] = [Self::Low, Self::Normal, Self::High, Self::Critical];
 
-    /// The priority for its number on the wire; numbers past 3 are Critical's mask of it, so any input is legal.
+    /// The priority for its number on the wire. Only the lowest two bits count, so any input is legal.
     pub const fn from_bits(bits: u64) -> Self {
         Self::ALL[(bits & 3) as usize]
     }

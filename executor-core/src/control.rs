@@ -1,0 +1,154 @@
+//! A worker's control: lanes go in, lanes come back, and the worker notices after the task in its hands.
+//!
+//! It decides nothing; whoever keeps the lanes tells, and [`worker`](crate::worker) obeys.
+//!
+//! # Invariants
+//! - T1: every command is followed by `called`, and the worker takes that word back before it reads commands: a command
+//!   is read after at most one task and the sweeps over lanes that have none.
+//!
+//! # Memory ordering
+//! | pair | `Release` store          | `Acquire` swap          | otherwise                                     |
+//! |------|--------------------------|-------------------------|-----------------------------------------------|
+//! | T1   | `called`, [`Control`]    | `called`, `is_called`   | a command waits for the next look by itself   |
+//!
+//! The lanes themselves travel through `rtrb` rings, which order what lies in them.
+
+use std::sync::Arc;
+use std::sync::atomic::{
+    AtomicBool,
+    Ordering::{Acquire, Relaxed, Release},
+};
+
+use crate::dispatch::Served;
+
+/// Commands that can wait for a worker, and lanes that can wait to be taken back.
+const CONTROL_SLOTS: usize = 2 * 128;
+
+/// What a worker is told.
+#[derive(Debug)]
+pub(crate) enum Command<L> {
+    Adopt(Box<Served<L>>),
+    Drain(u32),
+    Close,
+}
+
+/// Words beside the rings. They have their lines for themselves: the worker reads one of them after every task.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Signals {
+    called: AtomicBool,
+    hurry: AtomicBool,
+}
+
+/// The other end of a worker's control rings, in the hands of the housekeeping thread.
+#[derive(Debug)]
+pub struct Control<L> {
+    commands: rtrb::Producer<Command<L>>,
+    returned: rtrb::Consumer<Box<Served<L>>>,
+    signals: Arc<Signals>,
+}
+
+/// The worker has more commands to read than its ring holds; try again later.
+#[derive(Debug, thiserror::Error)]
+#[error("the worker's control ring is full")]
+pub struct ControlFull<T>(pub T);
+
+impl<L> Control<L> {
+    /// Gives the worker a lane to serve. Not after [`Control::close`]: a worker that has ended drops what it is given.
+    ///
+    /// # Errors
+    ///
+    /// Hands the lane back if the worker does not read its commands now.
+    pub fn adopt(&mut self, served: Box<Served<L>>) -> Result<(), ControlFull<Box<Served<L>>>> {
+        self.tell(Command::Adopt(served)).map_err(|command| match command {
+            Command::Adopt(served) => ControlFull(served),
+            _ => unreachable!("the ring hands back what was pushed"),
+        })
+    }
+
+    /// Asks for lane `lane` back once it is empty, or has been served its capacity once more.
+    ///
+    /// # Errors
+    ///
+    /// The worker does not read its commands now.
+    pub fn drain(&mut self, lane: u32) -> Result<(), ControlFull<()>> {
+        self.tell(Command::Drain(lane)).map_err(|_| ControlFull(()))
+    }
+
+    /// Tells the worker to serve what is there, at most a capacity a lane, hand all lanes back and end.
+    ///
+    /// # Errors
+    ///
+    /// The worker does not read its commands now.
+    pub fn close(&mut self) -> Result<(), ControlFull<()>> {
+        self.tell(Command::Close).map_err(|_| ControlFull(()))
+    }
+
+    /// Tells a worker that drains or closes, now or later, to do so after the task in its hands.
+    pub fn hurry(&self) {
+        self.signals.hurry.store(true, Relaxed);
+        self.signals.called.store(true, Release);
+    }
+
+    /// A lane that came back.
+    pub fn take_returned(&mut self) -> Option<Box<Served<L>>> {
+        self.returned.pop().ok()
+    }
+
+    fn tell(&mut self, command: Command<L>) -> Result<(), Command<L>> {
+        self.commands.push(command).map_err(|rtrb::PushError::Full(command)| command)?;
+        self.signals.called.store(true, Release); // T1
+        Ok(())
+    }
+}
+
+/// The worker's end.
+#[derive(Debug)]
+pub(crate) struct Orders<L> {
+    commands: rtrb::Consumer<Command<L>>,
+    returned: rtrb::Producer<Box<Served<L>>>,
+    signals: Arc<Signals>,
+}
+
+/// Both ends of a worker's control.
+pub(crate) fn control<L>() -> (Control<L>, Orders<L>) {
+    let (command_writer, command_reader) = rtrb::RingBuffer::new(CONTROL_SLOTS);
+    let (returned_writer, returned_reader) = rtrb::RingBuffer::new(CONTROL_SLOTS);
+    let signals = Arc::new(Signals::default());
+    let control = Control { commands: command_writer, returned: returned_reader, signals: Arc::clone(&signals) };
+    (control, Orders { commands: command_reader, returned: returned_writer, signals })
+}
+
+impl<L> Orders<L> {
+    /// Whether there is something to look at. Costs a load of a line that nobody writes while there is not.
+    #[inline(always)]
+    pub(crate) fn is_called(&self) -> bool {
+        self.signals.called.load(Relaxed)
+    }
+
+    /// Says that the worker looks now. Call it before [`Orders::next`].
+    pub(crate) fn answer(&self) {
+        if self.is_called() {
+            self.signals.called.swap(false, Acquire); // T1
+        }
+    }
+
+    pub(crate) fn next(&mut self) -> Option<Command<L>> {
+        self.commands.pop().ok()
+    }
+
+    pub(crate) fn hurry(&self) -> bool {
+        self.signals.hurry.load(Relaxed)
+    }
+
+    pub(crate) fn can_return(&self) -> bool {
+        !self.returned.is_full()
+    }
+
+    /// Hands a lane back; [`Orders::can_return`] said yes.
+    pub(crate) fn give_back(&mut self, served: Box<Served<L>>) {
+        if self.returned.push(served).is_err() {
+            unreachable!("the ring was not full and has one writer");
+        }
+    }
+}
