@@ -6,17 +6,22 @@
 
 #![deny(unsafe_code)]
 
+mod course;
 mod report;
+mod sidecar;
 
 use std::error::Error;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
-use executord::floor;
+use executor_core::ClockSource;
+use executord::floor::{CAPACITY, two_cpus};
 use serde_json::{Value, json};
 
+use course::{Course, registry};
 use report::{Figure, Goal, Side, circumstances, median, rounded, table};
+use sidecar::{end_on_signals, serve_if_asked};
 
 /// How long one task takes through the executor, and how many a second one lane carries, beside what the machine
 /// itself allows in the same run.
@@ -55,6 +60,9 @@ Examples:
 Build nothing else meanwhile: two busy cores are what is measured.";
 
 fn main() -> ExitCode {
+    if let Some(code) = serve_if_asked(registry) {
+        return code;
+    }
     match run(&Options::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -72,27 +80,29 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let cpus = match options.cpus[..] {
-        [] => floor::two_cpus()?,
+        [] => two_cpus()?,
         [producer, sidecar] => (producer, sidecar),
         _ => return Err("--cpus takes two numbers, as in --cpus 0,1".into()),
     };
+    let course = Course { cpus, round_trips: options.round_trips, tasks: options.tasks, batch: options.batch };
     let circumstances = circumstances("round_trip");
+    end_on_signals()?;
     let mut results = Results::new();
     for round in 0..options.rounds as usize {
         if std::io::stderr().is_terminal() {
             eprint!("\rround {} of {}", round + 1, options.rounds);
         }
-        results.round(options, cpus, round)?;
+        results.round(&course, round)?;
     }
     if std::io::stderr().is_terminal() {
         eprint!("\r{:30}\r", "");
     }
     if options.json {
-        let Value::Object(mut object) = results.json(options, cpus) else { return Ok(()) };
+        let Value::Object(mut object) = results.json(&course, options.rounds) else { return Ok(()) };
         object.extend(circumstances);
         println!("{}", Value::Object(object));
     } else {
-        println!("{}", results.text(options, cpus));
+        println!("{}", results.text(&course, options.rounds));
         for (name, value) in circumstances {
             println!("{name:<12} {}", value.as_str().map_or_else(|| value.to_string(), str::to_owned));
         }
@@ -100,6 +110,7 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+/// Every figure, round by round.
 #[derive(Debug)]
 struct Results {
     mean: Figure,
@@ -108,10 +119,13 @@ struct Results {
     p999: Figure,
     throughput: Figure,
     throughput_untimed: Figure,
-    /// The design written bare, in nanoseconds.
+    one_line: Vec<f64>,
+    rotating: Vec<f64>,
     bare: Vec<f64>,
-    /// What samples leave out of the elapsed time, in nanoseconds, and whether that is no more than reading the clock.
-    floor_unsampled: Vec<(f64, bool)>,
+    /// What the samples leave out of the elapsed time, in nanoseconds.
+    unsampled: Figure,
+    /// 1 where that is no more than reading the clock costs, 0 elsewhere.
+    agreement: Figure,
 }
 
 impl Results {
@@ -123,35 +137,41 @@ impl Results {
             p999: Figure::new("round trip, p99.9, ns", Goal::AtMost(2.0)),
             throughput: Figure::new("tasks a second, timestamps on", Goal::AtLeast(0.85)),
             throughput_untimed: Figure::new("tasks a second, timestamps off", Goal::AtLeast(0.85)),
+            one_line: Vec::new(),
+            rotating: Vec::new(),
             bare: Vec::new(),
-            floor_unsampled: Vec::new(),
+            unsampled: Figure::new("elapsed and not in a sample, ns a trip", Goal::None),
+            agreement: Figure::new("rounds whose samples add up", Goal::None),
         }
     }
 
-    fn round(&mut self, options: &Options, cpus: (u32, u32), round: usize) -> Result<(), Box<dyn Error>> {
-        for side in Side::in_turn(round) {
-            if side == Side::Floor {
-                self.mean.push(side, floor::ping_pong(cpus, options.round_trips)?.floor_ns());
-                self.bare.push(floor::bare_round_trip(cpus, options.round_trips)?.0);
-            }
-        }
-        for side in Side::in_turn(round) {
-            if side == Side::Floor {
-                let both = floor::ping_pong_times(cpus, options.round_trips)?;
-                let times = both.floor();
-                self.p50.push(side, times.p50_ns);
-                self.p99.push(side, times.p99_ns);
-                self.p999.push(side, times.p999_ns);
-                self.floor_unsampled.push((times.unsampled_ns(), times.agrees()));
-            }
-        }
-        for (timed, figure) in [(true, &mut self.throughput), (false, &mut self.throughput_untimed)] {
-            for side in Side::in_turn(round) {
-                if side == Side::Floor {
-                    let floor = floor::throughput(cpus, options.tasks, options.batch, timed)?;
-                    figure.push(side, floor.tasks_per_second);
+    fn round(&mut self, course: &Course, round: usize) -> Result<(), Box<dyn Error>> {
+        let sides = Side::in_turn(round);
+        for side in sides {
+            match side {
+                Side::Floor => {
+                    let floor = course.floor_trips()?;
+                    self.one_line.push(floor.one_line_ns);
+                    self.rotating.push(floor.rotating_ns);
+                    self.mean.push(side, floor.floor_ns());
                 }
+                Side::Ours => self.mean.push(side, course.task_ns()?),
             }
+        }
+        self.bare.push(course.bare_trip_ns()?);
+        for side in sides {
+            let times = course.trip_times(side)?;
+            self.p50.push(side, times.p50_ns);
+            self.p99.push(side, times.p99_ns);
+            self.p999.push(side, times.p999_ns);
+            self.unsampled.push(side, times.unsampled_ns());
+            self.agreement.push(side, f64::from(u8::from(times.agrees())));
+        }
+        for side in sides {
+            self.throughput.push(side, course.tasks_per_second(side, true)?);
+        }
+        for side in sides {
+            self.throughput_untimed.push(side, course.tasks_per_second(side, false)?);
         }
         Ok(())
     }
@@ -167,13 +187,20 @@ impl Results {
         ]
     }
 
-    fn json(&self, options: &Options, cpus: (u32, u32)) -> Value {
+    /// Whether samples add up to the elapsed time in most rounds: one in which something else ran on the core may not.
+    fn samples_agree(&self, pick: fn(&Figure) -> &Vec<f64>) -> bool {
+        median(pick(&self.agreement)) > 0.5
+    }
+
+    fn json(&self, course: &Course, rounds: u64) -> Value {
         let nanoseconds = |pick: fn(&Figure) -> &Vec<f64>| {
             json!({
                 "mean": rounded(median(pick(&self.mean))),
                 "p50": rounded(median(pick(&self.p50))),
                 "p99": rounded(median(pick(&self.p99))),
                 "p999": rounded(median(pick(&self.p999))),
+                "unsampled": rounded(median(pick(&self.unsampled))),
+                "samples_agree": self.samples_agree(pick),
             })
         };
         let each = |of: fn(&Figure) -> Value| -> Value {
@@ -192,52 +219,47 @@ impl Results {
             "floor_tasks_per_second_untimed": median(&self.throughput_untimed.floor).round(),
             "tasks_per_second_untimed": median(&self.throughput_untimed.ours).round(),
             "ratio_throughput_untimed": rounded(self.throughput_untimed.ratio()),
-            "bare_ns": rounded(median(&self.bare)),
+            "floor_kinds_ns": {
+                "one_line": rounded(median(&self.one_line)),
+                "rotating": rounded(median(&self.rotating)),
+                "written_bare": rounded(median(&self.bare)),
+            },
             "spread": each(Figure::spread),
             "goals": each(Figure::verdict),
             "per_round": each(Figure::per_round),
-            "unsampled_ns": { "floor": rounded(median_unsampled(&self.floor_unsampled)) },
-            "samples_agree": { "floor": all_agree(&self.floor_unsampled) },
-            "rounds": options.rounds,
-            "round_trips": options.round_trips,
-            "tasks": options.tasks,
-            "batch": options.batch,
-            "capacity": floor::CAPACITY,
-            "cpus": [cpus.0, cpus.1],
-            "yielded": cpus.0 == cpus.1,
+            "rounds": rounds,
+            "round_trips": course.round_trips,
+            "tasks": course.tasks,
+            "batch": course.batch,
+            "capacity": CAPACITY,
+            "cpus": [course.cpus.0, course.cpus.1],
+            "yielded": course.is_lonely(),
+            "clock": ClockSource::detect().name(),
         })
     }
 
-    fn text(&self, options: &Options, cpus: (u32, u32)) -> String {
+    fn text(&self, course: &Course, rounds: u64) -> String {
         let figures = self.named().map(|(_, figure)| figure);
+        let agree = |pick| if self.samples_agree(pick) { "yes" } else { "no" };
+        let Course { cpus: (producer, sidecar), round_trips, tasks, batch } = course;
         let mut text = table(&figures);
         text += &format!(
-            "\nthe same protocol written bare: {:.1} ns a round trip\n\
-             samples agree with the elapsed time: floor {} ({:.1} ns a trip outside samples)\n\
-             {} rounds of {} trips and {} tasks, batch {}, capacity {}, CPUs {} and {}",
+            "\nfloor: one line {:.1} ns, rotating slots {:.1} ns; the protocol written bare {:.1} ns\n\
+             samples add up to the elapsed time: floor {} (all but {:.1} ns a trip), executor {} (all but {:.1} ns)\n\
+             {rounds} rounds of {round_trips} trips and {tasks} tasks, batch {batch}, capacity {CAPACITY}, \
+             CPUs {producer} and {sidecar}, clock {}\n",
+            median(&self.one_line),
+            median(&self.rotating),
             median(&self.bare),
-            if all_agree(&self.floor_unsampled) { "yes" } else { "no" },
-            median_unsampled(&self.floor_unsampled),
-            options.rounds,
-            options.round_trips,
-            options.tasks,
-            options.batch,
-            floor::CAPACITY,
-            cpus.0,
-            cpus.1,
+            agree(|figure| &figure.floor),
+            median(&self.unsampled.floor),
+            agree(|figure| &figure.ours),
+            median(&self.unsampled.ours),
+            ClockSource::detect().name(),
         );
-        if cpus.0 == cpus.1 {
-            text += "\nboth processes share one CPU and yield: these are figures of the scheduler";
+        if course.is_lonely() {
+            text += "both processes share one CPU and yield: these are figures of the scheduler\n";
         }
         text
     }
-}
-
-fn median_unsampled(rounds: &[(f64, bool)]) -> f64 {
-    median(&rounds.iter().map(|&(unsampled, _)| unsampled).collect::<Vec<_>>())
-}
-
-/// Whether most rounds agree: a round in which something else ran on the core is not the rule.
-fn all_agree(rounds: &[(f64, bool)]) -> bool {
-    rounds.iter().filter(|(_, agrees)| *agrees).count() * 2 > rounds.len()
 }

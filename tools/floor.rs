@@ -24,6 +24,9 @@ use std::sync::atomic::{
 };
 use std::time::Instant;
 
+use executor_core::ClockSource;
+use nix::time::{ClockId, clock_gettime};
+
 pub use peer::{FloorError, Pinned, two_cpus};
 pub use stopwatch::{TripTimes, sample_trips, time_trips};
 
@@ -139,13 +142,15 @@ pub fn ping_pong_times(cpus: (u32, u32), round_trips: u64) -> Result<PingPongTim
 /// As [`ping_pong`].
 pub fn throughput(cpus: (u32, u32), tasks: u64, batch: u64, timed: bool) -> Result<Throughput, FloorError> {
     let yielded = cpus.0 == cpus.1;
-    let measure = match (timed, yielded) {
-        (true, false) => throughput_of::<true, false>,
-        (true, true) => throughput_of::<true, true>,
-        (false, false) => throughput_of::<false, false>,
-        (false, true) => throughput_of::<false, true>,
-    };
-    Ok(Throughput { tasks_per_second: measure(cpus, tasks, batch)?, yielded })
+    let tasks_per_second = match (timed.then(ClockSource::detect), yielded) {
+        (None, false) => throughput_of::<false>(cpus, tasks, batch, || 0),
+        (None, true) => throughput_of::<true>(cpus, tasks, batch, || 0),
+        (Some(ClockSource::Tsc), false) => throughput_of::<false>(cpus, tasks, batch, ticks),
+        (Some(ClockSource::Tsc), true) => throughput_of::<true>(cpus, tasks, batch, ticks),
+        (Some(ClockSource::Monotonic), false) => throughput_of::<false>(cpus, tasks, batch, monotonic_ns),
+        (Some(ClockSource::Monotonic), true) => throughput_of::<true>(cpus, tasks, batch, monotonic_ns),
+    }?;
+    Ok(Throughput { tasks_per_second, yielded })
 }
 
 /// The executor's round trip written bare: the loops of [`throughput`] with one task at a time, timestamps on. Returns
@@ -156,8 +161,13 @@ pub fn throughput(cpus: (u32, u32), tasks: u64, batch: u64, timed: bool) -> Resu
 /// As [`ping_pong`].
 pub fn bare_round_trip(cpus: (u32, u32), round_trips: u64) -> Result<(f64, bool), FloorError> {
     let yielded = cpus.0 == cpus.1;
-    let measure = if yielded { bare_trip_of::<true> } else { bare_trip_of::<false> };
-    Ok((measure(cpus, round_trips)?, yielded))
+    let elapsed_ns = match (ClockSource::detect(), yielded) {
+        (ClockSource::Tsc, false) => bare_trip_of::<false>(cpus, round_trips, ticks),
+        (ClockSource::Tsc, true) => bare_trip_of::<true>(cpus, round_trips, ticks),
+        (ClockSource::Monotonic, false) => bare_trip_of::<false>(cpus, round_trips, monotonic_ns),
+        (ClockSource::Monotonic, true) => bare_trip_of::<true>(cpus, round_trips, monotonic_ns),
+    }?;
+    Ok((elapsed_ns, yielded))
 }
 
 /// Round trips of 64 bytes over a blocking Unix stream socket: what a program pays that asks the kernel each time.
@@ -270,15 +280,21 @@ fn sum(payload: &[u64; 4], length: u64) -> u64 {
 const DESCRIPTOR: u64 = 1 | 32 << 40;
 const COMPLETION: u64 = 1 | 1 << 16 | 8 << 32;
 
+/// The executor's clock where the counter is not to be trusted.
+#[inline(always)]
+fn monotonic_ns() -> u64 {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
+}
+
 /// The producer's stores of one submit.
 #[inline(always)]
-fn submit<const TIMED: bool>(shared: &Shared, position: u64) {
+fn submit(shared: &Shared, position: u64, clock: impl Fn() -> u64) {
     let slot = shared.submission(position);
     for (word, value) in slot[4..].iter().zip([position, 1, 2, 3]) {
         word.store(value, Relaxed);
     }
     slot[1].store(DESCRIPTOR, Relaxed);
-    slot[2].store(if TIMED { ticks() } else { 0 }, Relaxed);
+    slot[2].store(clock(), Relaxed);
     slot[3].store(0, Relaxed);
     slot[0].store(position + 1, Release); // P1
 }
@@ -293,9 +309,10 @@ fn collect(shared: &Shared, position: u64) -> Option<[u64; 7]> {
     Some(words.each_ref().map(|word| word.load(Relaxed)))
 }
 
-/// The consumer's whole life: `tasks` tasks from descriptor to completion, journal included.
+/// The consumer's whole life: `tasks` tasks from descriptor to completion, journal included. A clock that stands still
+/// at 0 is timing off.
 #[inline(always)]
-fn serve<const TIMED: bool, const YIELD: bool>(shared: &Shared, tasks: u64) {
+fn serve<const YIELD: bool>(shared: &Shared, tasks: u64, clock: impl Fn() -> u64) {
     let handler: Handler = black_box(sum);
     let [hot, verdict, _] = &shared.journal;
     let mut last_completed_at = 0;
@@ -307,11 +324,7 @@ fn serve<const TIMED: bool, const YIELD: bool>(shared: &Shared, tasks: u64) {
         }
         let words = words.each_ref().map(|word| word.load(Relaxed));
         let [_, submitted_at, _, payload @ ..] = &words;
-        let started_at = match TIMED {
-            false => 0,
-            true if *submitted_at <= last_completed_at => last_completed_at,
-            true => ticks(),
-        };
+        let started_at = if *submitted_at <= last_completed_at { last_completed_at } else { clock() };
         for (word, value) in hot.words[1..].iter().zip(words) {
             word.store(value, Relaxed);
         }
@@ -323,7 +336,7 @@ fn serve<const TIMED: bool, const YIELD: bool>(shared: &Shared, tasks: u64) {
         compiler_fence(SeqCst);
         let output = handler(payload, words[0] >> 40);
         compiler_fence(SeqCst);
-        let completed_at = if TIMED { ticks() } else { 0 };
+        let completed_at = clock();
         let completion = [COMPLETION, *submitted_at, started_at, completed_at, output, 0, 0];
         let [commit, slot @ ..] = shared.completion(position);
         for (word, value) in slot.iter().zip(completion) {
@@ -334,10 +347,11 @@ fn serve<const TIMED: bool, const YIELD: bool>(shared: &Shared, tasks: u64) {
     }
 }
 
-fn throughput_of<const TIMED: bool, const YIELD: bool>(
+fn throughput_of<const YIELD: bool>(
     cpus: (u32, u32),
     tasks: u64,
     batch: u64,
+    clock: impl Fn() -> u64 + Copy,
 ) -> Result<f64, FloorError> {
     let produce = |shared: &Shared, peer: &Peer, from: u64, to: u64| -> Result<(), FloorError> {
         let (mut submitted, mut collected) = (from, from);
@@ -345,7 +359,7 @@ fn throughput_of<const TIMED: bool, const YIELD: bool>(
         while collected < to {
             let room = (collected + CAPACITY).min(submitted + batch).min(to);
             while submitted < room {
-                submit::<TIMED>(shared, submitted);
+                submit(shared, submitted, clock);
                 submitted += 1;
             }
             let before = collected;
@@ -362,7 +376,7 @@ fn throughput_of<const TIMED: bool, const YIELD: bool>(
     };
     let elapsed = with_peer(
         cpus,
-        |shared| serve::<TIMED, YIELD>(shared, WARM_UP + tasks),
+        |shared| serve::<YIELD>(shared, WARM_UP + tasks, clock),
         |shared, peer| {
             produce(shared, peer, 0, WARM_UP)?;
             let start = Instant::now();
@@ -373,13 +387,17 @@ fn throughput_of<const TIMED: bool, const YIELD: bool>(
     Ok(tasks as f64 / elapsed.as_secs_f64())
 }
 
-fn bare_trip_of<const YIELD: bool>(cpus: (u32, u32), trips: u64) -> Result<f64, FloorError> {
+fn bare_trip_of<const YIELD: bool>(
+    cpus: (u32, u32),
+    trips: u64,
+    clock: impl Fn() -> u64 + Copy,
+) -> Result<f64, FloorError> {
     with_peer(
         cpus,
-        |shared| serve::<true, YIELD>(shared, WARM_UP + trips),
+        |shared| serve::<YIELD>(shared, WARM_UP + trips, clock),
         |shared, peer| {
             let trip = |position: u64| {
-                submit::<true>(shared, position);
+                submit(shared, position, clock);
                 peer.wait_for::<YIELD>(&shared.completion(position)[0], position + 1)?;
                 black_box(collect(shared, position));
                 Ok::<(), FloorError>(())

@@ -1,0 +1,161 @@
+//! A sidecar in a process of its own: the bench started once more, with other arguments.
+//!
+//! Whatever ends the bench, Ctrl-C and a panic included, ends the sidecar too and leaves nothing in `/dev/shm`. Only
+//! the process that was started here is ever signalled, and only by its pid while it is unreaped.
+
+use std::error::Error;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use executor_client::{Client, InstanceName};
+use executor_core::Registry;
+use executor_core::idle::IdleStrategy;
+use executor_core::registry::RegistryError;
+use executor_shm::{Sidecar, StopSignals};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, getppid};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+/// First argument of a bench that is to be a sidecar.
+const SIDECAR: &str = "serve-as-sidecar";
+/// For a start, for a connect and for an orderly end; all of them take milliseconds.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a sidecar is started with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Setup {
+    /// The CPU of its only worker.
+    pub(crate) cpu: u32,
+    /// Slots of a lane.
+    pub(crate) capacity: u32,
+    /// Whether tasks are stamped.
+    pub(crate) timing: bool,
+    /// What its worker does between tasks.
+    pub(crate) idle: IdleStrategy,
+}
+
+/// The one sidecar that runs now, where the thread that waits for signals finds it.
+static RUNNING: Mutex<Option<Running>> = Mutex::new(None);
+
+struct Running {
+    child: Child,
+    instance: InstanceName,
+}
+
+fn running() -> MutexGuard<'static, Option<Running>> {
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A running sidecar; dropping it ends it.
+#[derive(Debug)]
+pub(crate) struct SidecarProcess {
+    instance: InstanceName,
+}
+
+impl SidecarProcess {
+    /// Starts a sidecar under a name that no other run uses. One at a time.
+    pub(crate) fn start(setup: &Setup) -> Result<Self, Box<dyn Error>> {
+        static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let instance: InstanceName = format!("bench-{}-{count}", std::process::id()).parse()?;
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg(SIDECAR).arg(std::process::id().to_string()).arg(instance.to_string());
+        command.args([setup.cpu.to_string(), setup.capacity.to_string(), setup.timing.to_string()]);
+        command.arg(setup.idle.name());
+        // A group of its own: Ctrl-C reaches the bench alone, which then ends the sidecar in order.
+        command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
+        let mut running = running();
+        *running = Some(Running { child: command.spawn()?, instance: instance.clone() });
+        Ok(Self { instance })
+    }
+
+    /// Connects once the sidecar serves.
+    pub(crate) fn connect(&self) -> Result<Client, Box<dyn Error>> {
+        Ok(Client::connect_timeout(&self.instance, PATIENCE)?)
+    }
+}
+
+impl Drop for SidecarProcess {
+    fn drop(&mut self) {
+        end(&mut running());
+    }
+}
+
+/// Ends the sidecar, waits for it and removes what it left.
+fn end(running: &mut Option<Running>) {
+    let Some(Running { mut child, instance }) = running.take() else { return };
+    let until = Instant::now() + PATIENCE;
+    // Unreaped and ours, so the pid is still its own.
+    let _ = kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM);
+    while matches!(child.try_wait(), Ok(None)) {
+        if Instant::now() > until {
+            let _ = child.kill();
+            let _ = child.wait();
+            break;
+        }
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+    let ours = format!("executor.{instance}.");
+    for entry in std::fs::read_dir("/dev/shm").into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(&ours) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// From now on a signal that asks the bench to end also ends its sidecar.
+pub(crate) fn end_on_signals() -> std::io::Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+    std::thread::spawn(move || {
+        if let Some(signal) = signals.forever().next() {
+            end(&mut running());
+            std::process::exit(128 + signal);
+        }
+    });
+    Ok(())
+}
+
+/// Serves `registry` until a signal if the arguments say so, and returns how that ended; `None` for a bench.
+pub(crate) fn serve_if_asked(registry: impl FnOnce() -> Result<Registry, RegistryError>) -> Option<ExitCode> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [first, arguments @ ..] = &arguments[..] else { return None };
+    if first != SIDECAR {
+        return None;
+    }
+    Some(match serve(arguments, registry) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: the sidecar of the bench: {error}");
+            ExitCode::FAILURE
+        }
+    })
+}
+
+fn serve(
+    arguments: &[String],
+    registry: impl FnOnce() -> Result<Registry, RegistryError>,
+) -> Result<(), Box<dyn Error>> {
+    let [parent, instance, cpu, capacity, timing, idle] = arguments else {
+        return Err("wrong number of arguments".into());
+    };
+    let signals = StopSignals::block()?;
+    set_pdeathsig(Signal::SIGTERM)?;
+    if getppid().to_string() != *parent {
+        return Ok(()); // it died before the line above
+    }
+    let handle = Sidecar::builder()
+        .instance(instance.parse()?)
+        .registry(registry()?)
+        .lanes(1)
+        .capacity(capacity.parse()?)
+        .cpus(&[cpu.parse()?])
+        .idle(idle.parse()?)
+        .timing(timing.parse()?)
+        .start()?;
+    handle.run_until(&signals)?;
+    Ok(())
+}
