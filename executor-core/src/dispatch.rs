@@ -124,6 +124,8 @@ impl Scratch {
     }
 }
 
+const TOO_LONG: u8 = Status::ResponseTooLong { wanted: 0 }.code();
+
 /// A worker's private desk: its table of handlers, its clock, the task in its hands.
 pub(crate) struct Desk<M> {
     pub(crate) table: Table,
@@ -148,9 +150,11 @@ pub(crate) struct InFlight {
     started_at: u64,
 }
 
-/// A task's end, but for its answer.
+/// A task's end, but for its answer. The status is in the bytes of the wire: as a [`Status`] it went through memory, a
+/// byte stored and eight loaded, and the load waited for the store to leave the store buffer, 5 ns a task.
 struct Ended {
-    status: Status,
+    code: u8,
+    detail: u8,
     /// The attempt that ended, 0 if there was none.
     attempt: u16,
     /// Whether the author's code ran now, so that there is something to time.
@@ -188,7 +192,8 @@ impl<M: Deref<Target = [AtomicU64]>> Desk<M> {
         let dense = row.as_ref().map(|row| row.dense);
         let (Some(row), None) = (row.as_mut(), verdict) else {
             let status = verdict.unwrap_or(Status::Malformed(Malformed::UnknownHandler));
-            let ended = Ended { status, attempt: attempt - 1, ran: false, started_at, dense };
+            let (code, detail) = (status.code(), status.detail());
+            let ended = Ended { code, detail, attempt: attempt - 1, ran: false, started_at, dense };
             self.end(served, &ended, &Written::NOTHING);
             return true;
         };
@@ -205,14 +210,14 @@ impl<M: Deref<Target = [AtomicU64]>> Desk<M> {
         };
         let mut response = served.lane.response();
         let outcome = row.run(&context, request, &mut response); // D3: may unwind
-        let (status, ran) = match outcome {
-            Ok(()) => (Status::Done, true),
+        let (code, detail, ran) = match outcome {
+            Ok(()) => (Status::Done.code(), 0, true),
             Err(fault) => fail(fault, &mut response),
         };
         let written = response.finish();
         self.in_flight = None;
         let attempt = if ran { attempt } else { attempt - 1 };
-        self.end(served, &Ended { status, attempt, ran, started_at, dense }, &written);
+        self.end(served, &Ended { code, detail, attempt, ran, started_at, dense }, &written);
         true
     }
 
@@ -228,7 +233,8 @@ impl<M: Deref<Target = [AtomicU64]>> Desk<M> {
         response.set_text(panic_text(panic));
         let written = response.finish();
         let InFlight { attempt, dense, started_at, .. } = flight;
-        self.end(served, &Ended { status: Status::Panicked, attempt, ran: true, started_at, dense }, &written);
+        let (code, detail) = (Status::Panicked.code(), 0);
+        self.end(served, &Ended { code, detail, attempt, ran: true, started_at, dense }, &written);
     }
 
     #[inline(always)]
@@ -246,28 +252,23 @@ impl<M: Deref<Target = [AtomicU64]>> Desk<M> {
     fn end<L: Lane>(&mut self, served: &mut Served<L>, ended: &Ended, written: &Written) {
         let &Ended { attempt, ran, started_at, dense, .. } = ended;
         let length = u32::try_from(written.wanted).unwrap_or(u32::MAX);
-        let status = if written.fits { ended.status } else { Status::ResponseTooLong { wanted: length } };
+        let (code, detail) = if written.fits { (ended.code, ended.detail) } else { (TOO_LONG, 0) };
         let completed_at = if self.timed && ran { self.clock.now() } else { started_at };
         let submitted_at = self.record.submitted_at();
-        served.lane.publish(&CompletionRecord::new(
-            status,
-            attempt,
-            length,
-            submitted_at,
-            started_at,
-            completed_at,
-            written.inline,
-        ));
+        let packed = CompletionRecord::pack(code, detail, attempt, length);
+        let [a, b, c] = written.inline;
+        let words = [0, packed, submitted_at, started_at, completed_at, a, b, c];
+        served.lane.publish(&CompletionRecord { words });
         self.last_completed_at = completed_at;
 
         let worker = self.layout.worker(self.worker as usize);
         meter::add(&self.meter, worker + meter::WorkerWord::Tasks as usize, 1);
-        if status != Status::Done {
-            meter::add(&self.meter, served.facts.meter + status.code() as usize, 1);
+        if code != Status::Done.code() {
+            meter::add(&self.meter, served.facts.meter + code as usize, 1);
         }
         if let Some(dense) = dense {
             let handler = self.layout.handler(self.worker as usize, dense as usize);
-            meter::add(&self.meter, handler + status.code() as usize, 1);
+            meter::add(&self.meter, handler + code as usize, 1);
             if self.timed && ran {
                 meter::record(&self.meter, handler + COUNTS + BUCKETS, completed_at.saturating_sub(started_at));
                 if submitted_at != 0 {
@@ -347,10 +348,10 @@ fn payload_lost(attempt: u16) -> Status {
     if attempt == 1 { Status::Poisoned(Poison::Damaged) } else { Status::Interrupted(Interrupted::PayloadLost) }
 }
 
-/// The end of a task whose handler came back, and whether that was the author's code.
+/// Status byte, detail byte, and whether it was the author's code that failed.
 #[cold]
-fn fail(fault: Fault, response: &mut Response<'_>) -> (Status, bool) {
-    match fault {
+fn fail(fault: Fault, response: &mut Response<'_>) -> (u8, u8, bool) {
+    let (status, ran) = match fault {
         Fault::Task(error) => {
             response.set_text(error.message());
             (Status::Failed { code: error.code() }, true)
@@ -359,7 +360,8 @@ fn fail(fault: Fault, response: &mut Response<'_>) -> (Status, bool) {
             response.clear();
             (Status::Malformed(reason), false)
         }
-    }
+    };
+    (status.code(), status.detail(), ran)
 }
 
 /// The text of a panic, as `panic!` and its relatives leave it.

@@ -7,7 +7,7 @@ mod scripted;
 
 use std::sync::Arc;
 
-use executor_core::histogram::BUCKETS;
+use executor_core::histogram::{BUCKETS, bucket_of};
 use executor_core::meter::{self, COUNTS};
 use executor_core::record::DescriptorRecord;
 use executor_core::{Handler, Priority, Registry, Status, TaskError, worker};
@@ -125,16 +125,21 @@ fn a_histogram_holds_the_times_that_the_completion_says() {
 
 #[test]
 fn a_stamp_from_before_the_attach_or_from_the_future_is_not_believed() {
-    // The lanes say they were attached at tick 1, so a task cannot have waited since tick 0 of a lie below.
     let script = Script::new(setup(true));
-    script.adopt(&[Priority::Normal]);
-    script.world.push(0, stamped(1, u64::MAX));
+    let mut lane = script.lane(0, Priority::Normal, 8);
+    lane.facts.attached_at = monotonic().now();
+    let attached_at = lane.facts.attached_at;
+    script.control.borrow_mut().adopt(lane).unwrap();
+    script.world.push(0, stamped(1, 1));
+    script.world.push(0, stamped(2, u64::MAX));
     let (meter, layout) = (Arc::clone(&script.meter), script.layout);
-    let world = script.serve_total(1, &registry(), |_| {});
-    let completion = world.log.borrow()[0].completion;
-    assert_eq!(completion.submitted_at(), u64::MAX, "echoed raw");
-    let queue = meter::histogram(&meter, layout.handler(0, 0) + COUNTS);
-    assert_eq!((queue.count(), queue.max()), (1, Some(0)));
+    let world = script.serve_total(2, &registry(), |_| {});
+    let log = world.log.borrow();
+    assert_eq!([0, 1].map(|at: usize| log[at].completion.submitted_at()), [1, u64::MAX], "echoed raw");
+    let queue = |row| meter::histogram(&meter, layout.handler(0, row) + COUNTS);
+    let waited = log[0].completion.started_at() - attached_at;
+    assert_eq!(queue(0).buckets()[bucket_of(waited)], 1, "since the attach and not since the first tick");
+    assert_eq!(queue(1).buckets()[0], 1, "no wait at all");
 }
 
 #[test]
