@@ -48,6 +48,33 @@ fn a_drained_lane_is_served_its_capacity_once_more_and_comes_back() {
 }
 
 #[test]
+fn a_drained_lane_is_served_no_more_than_promised_while_another_priority_waits() {
+    for (panics, priorities) in [(usize::MAX, [Normal, Low]), (9, [Normal, Low]), (9, [Low, Normal])] {
+        let script = Script::new(Setup::default());
+        for (lane, priority) in priorities.into_iter().enumerate() {
+            script.control.borrow_mut().adopt(script.lane(lane as u32, priority, 10)).unwrap();
+        }
+        (0..2).for_each(|lane| endless(&script.world, lane, panics));
+        let asked = std::rc::Rc::new(std::cell::Cell::new(None));
+        let position = std::rc::Rc::clone(&asked);
+        script.after(move |world, control| {
+            (0..2).for_each(|lane| endless(world, lane, panics));
+            if world.ended() == 130 {
+                control.drain(0).unwrap();
+                position.set(Some(world.lanes().iter().filter(|&&lane| lane == 0).count() as u64));
+            }
+            if world.ended() == 2000 {
+                control.close().unwrap();
+                control.hurry();
+            }
+        });
+        let (_, returned) = script.serve(&registry(), &[]);
+        let lane = returned.iter().find(|served| served.facts.lane == 0).unwrap();
+        assert_eq!(lane.lane.position(), asked.get().unwrap() + 10, "one panic in {panics}, {priorities:?}");
+    }
+}
+
+#[test]
 fn a_drained_lane_comes_back_as_soon_as_it_is_empty() {
     let script = Script::new(Setup::default());
     script.adopt(&[Normal, Normal]);
