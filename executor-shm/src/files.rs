@@ -187,6 +187,11 @@ impl FileError {
         Self::Refused { verb, name: name.to_owned(), source: errno.into() }
     }
 
+    /// Whether the file is there and is not what it should be: its own fault, not the system's.
+    pub(crate) fn is_damage(&self) -> bool {
+        matches!(self, Self::Foreign { .. } | Self::AbiMismatch { .. } | Self::Map(MapError::Size { .. }))
+    }
+
     /// Whether there is no such file.
     pub(crate) fn is_missing(&self) -> bool {
         matches!(self, Self::Refused { source, .. } | Self::Map(MapError::Refused { source, .. })

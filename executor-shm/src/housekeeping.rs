@@ -26,7 +26,6 @@ use std::time::{Duration, Instant};
 use executor_core::Clock;
 use executor_core::dispatch::Served;
 use executor_core::record::COMMIT;
-use executor_core::status::Poison;
 use executor_core::task::LaneFacts;
 use executor_core::worker::Control;
 
@@ -76,8 +75,6 @@ struct Keep {
 #[derive(Debug, Default)]
 pub(crate) struct Orders {
     pub(crate) stop: AtomicBool,
-    /// Give up draining after the task in hand.
-    pub(crate) hurry: AtomicBool,
 }
 
 pub(crate) struct Housekeeping {
@@ -301,13 +298,6 @@ impl Housekeeping {
     /// Lanes that have an owner now.
     pub(crate) fn attached(&self) -> u32 {
         self.lanes.iter().filter(|keep| keep.is_owned()).count() as u32
-    }
-
-    /// Poisons a lane: what it has accepted is answered `Poisoned`, and it takes nothing more.
-    #[allow(dead_code, reason = "the SIGBUS guard and the crash budget call it")]
-    pub(crate) fn poison(&mut self, lane: usize, reason: Poison) {
-        self.lanes[lane].poison.store(u32::from(reason.code()), Relaxed);
-        self.set(lane, LaneState::Poisoned, reason.code());
     }
 }
 

@@ -14,7 +14,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use crate::files::{FileError, InstanceName, realtime_ns};
 use crate::handle::SidecarHandle;
 use crate::housekeeping::{Housekeeping, Orders};
-use crate::layout::{LINE, status};
+use crate::layout::{LINE, journal, status};
 use crate::master::{Master, MasterError, Wanted};
 use crate::signals;
 use crate::state::InstanceState;
@@ -206,7 +206,9 @@ impl SidecarBuilder {
         let clock = master.settle_clock(source);
         let (status, geometry) = (master.status.clone(), master.geometry);
         let old_rows = if master.is_new() { Vec::new() } else { table::load_registry(&status, &geometry) };
-        let generation = status.load(status::GENERATION) as u32;
+        // A `status` made anew knows no generation; the journal remembers. What attached under it then finds every
+        // handler changed, which is the safe side.
+        let generation = status.load(status::GENERATION).max(master.journal.load(journal::GENERATION)) as u32;
         let merged = table::merge_registry(&old_rows, &registry, generation, geometry.handlers);
         let Some((rows, generation)) = merged else {
             return Err(StartError::NoRoom { instance: self.instance, room: geometry.handlers });
@@ -216,7 +218,7 @@ impl SidecarBuilder {
         status.store(status::STARTED_AT, realtime_ns());
         status.store(status::WORKERS_USED, u64::from(workers));
         table::store_registry(&status, &geometry, &rows, generation);
-        master.journal.store(crate::layout::journal::GENERATION, u64::from(generation));
+        master.journal.store(journal::GENERATION, u64::from(generation));
 
         let orders = Arc::new(Orders::default());
         let (mut housekeeping, recovery) = Housekeeping::recover(

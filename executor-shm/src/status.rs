@@ -174,9 +174,11 @@ fn load_row(words: &impl Words, at: usize) -> HandlerRow {
 
 fn store_row(words: &impl WordsMut, at: usize, row: &HandlerRow) {
     let flags = if row.idempotent { IDEMPOTENT } else { 0 } | if row.gone { GONE } else { 0 };
-    words.store(at + status::ROW_ID, u64::from(row.id) | flags);
+    // First of all since when: a start killed in the middle of a row must not leave a new contract with an old date,
+    // which the next start would take for unchanged.
+    words.commit(at + status::ROW_SINCE, u64::from(row.since));
+    words.commit(at + status::ROW_ID, u64::from(row.id) | flags);
     words.store(at + status::ROW_FINGERPRINT, row.fingerprint);
-    words.store(at + status::ROW_SINCE, u64::from(row.since));
     words.store(at + status::ROW_SIZES, u64::from(row.request_bytes.0) | u64::from(row.request_bytes.1) << 32);
     words.store(at + status::ROW_NAME_BYTES, row.name.len() as u64);
     let mut bytes = [0; NAME_MAX + 1];
@@ -196,6 +198,8 @@ pub(crate) fn merge_registry(
     generation: u32,
     room: u32,
 ) -> Option<(Vec<HandlerRow>, u32)> {
+    // Rows are stored before their generation: a start that was killed between them left rows of a later one.
+    let generation = old.iter().map(|row| row.since).max().unwrap_or(0).max(generation);
     let next = generation + 1;
     let mut changed = false;
     let mut rows = old.to_vec();
@@ -283,6 +287,16 @@ mod tests {
             merge_registry(&next, &registry(&[(1, "a", 0), (2, "b", 1), (3, "c", 0)]), 2, 8).unwrap();
         assert_eq!((generation, back[0].since, back[0].gone), (3, 3, false), "a handler that came back is another");
         assert!(merge_registry(&first, &registry(&[(1, "a", 0), (2, "b", 0), (3, "c", 0)]), 1, 2).is_none());
+    }
+
+    #[test]
+    fn a_start_killed_between_rows_and_generation_dates_nothing_in_the_future() {
+        let (first, generation) = merge_registry(&[], &registry(&[(1, "a", 0)]), 0, 8).unwrap();
+        let (rows, next) = merge_registry(&first, &registry(&[(1, "a", 1)]), generation, 8).unwrap();
+        assert_eq!((rows[0].since, next), (2, 2));
+        // Killed before generation 2 was stored: the same build starts again over its own rows.
+        let (again, next) = merge_registry(&rows, &registry(&[(1, "a", 1)]), generation, 8).unwrap();
+        assert!(again[0].since <= next, "a lane that attaches now must not find its handler changed");
     }
 
     #[test]

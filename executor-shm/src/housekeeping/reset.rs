@@ -48,8 +48,9 @@ impl Housekeeping {
         if self.reset_again.is_some_and(|at| Instant::now() < at) {
             return Ok(());
         }
-        let count = |lanes: &[Keep], state| lanes.iter().filter(|keep| keep.word.state() == Some(state)).count();
-        while count(&self.lanes, LaneState::Free) < SPARE {
+        // An attacher that hangs between its lock and its wish holds a FREE lane that nobody else can have.
+        let spare = |keep: &&Keep| keep.word.state() == Some(LaneState::Free) && !keep.is_owned();
+        while self.lanes.iter().filter(spare).count() < SPARE {
             let Some(lane) = self.lanes.iter().position(|keep| keep.word.state() == Some(LaneState::Absent)) else {
                 break;
             };

@@ -51,9 +51,11 @@ impl Housekeeping {
                 Some(LaneState::Resetting) | None => keep.word = keep.word.with(LaneState::Resetting, 0),
                 Some(state) => {
                     match draft::open_lane(&master.instance, &master.geometry, master.nonce, lane, keep.word.nonce()) {
-                        // Files that are gone or damaged under a journal that names them: nobody can attach to them, and
-                        // what was attached finds another nonce at the name. They are made anew.
-                        Err(error) if error.is_missing() => keep.word = keep.word.with(LaneState::Resetting, 0),
+                        // Files that are gone or damaged under a journal that names them cost their own lane only: they
+                        // are made anew once nobody holds their lock, and whoever was attached finds the lane lost.
+                        Err(error) if error.is_missing() || error.is_damage() => {
+                            keep.word = keep.word.with(LaneState::Resetting, 0);
+                        }
                         Err(error) => return Err(error),
                         Ok(files) => {
                             let look = |record: &executor_core::record::DescriptorRecord| {

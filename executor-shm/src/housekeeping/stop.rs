@@ -1,6 +1,5 @@
 //! A stop: a kill with manners.
 
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use executor_core::worker::Control;
@@ -27,7 +26,7 @@ impl Housekeeping {
             if workers.iter().all(std::thread::JoinHandle::is_finished) {
                 break;
             }
-            if !hurried && (Instant::now() >= deadline || self.orders.hurry.load(Relaxed)) {
+            if !hurried && Instant::now() >= deadline {
                 hurried = true;
                 self.controls.iter().for_each(Control::hurry);
             }
