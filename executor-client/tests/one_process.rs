@@ -13,6 +13,15 @@ fn name(of: &str) -> InstanceName {
     InstanceName::new(&text).unwrap()
 }
 
+/// Waits for a state of the world; a minute without it is a failure.
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = std::time::Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < std::time::Duration::from_secs(60), "never came: {what}");
+        std::thread::yield_now();
+    }
+}
+
 fn start(instance: &InstanceName) -> SidecarHandle {
     let mut registry = Registry::builder();
     registry.handler(1, "echo", |_, request, response| {
@@ -87,9 +96,7 @@ fn a_full_lane_hands_the_task_back_and_takes_it_once_a_completion_is_collected()
     let refused = batch.refused.unwrap();
     assert!(refused.is_full());
     assert_eq!(refused.task(), &echo);
-    while client.try_collect().unwrap().is_none() {
-        std::thread::yield_now();
-    }
+    until("a completion", || client.try_collect().unwrap().is_some());
     client.try_submit(&echo, b"x").unwrap();
     drop(client);
     drop(sidecar);
@@ -212,4 +219,53 @@ fn a_clean_removes_only_what_nobody_can_miss_unless_it_is_to_discard() {
     let task = TaskDescriptor::new(1).user_data(3);
     assert_eq!(client.try_submit(&task, b"").unwrap_err(), executor_client::SubmitError::Discarded(task));
     assert_eq!(clean(&instance, removing).unwrap().files, 0);
+}
+
+#[test]
+fn a_stop_without_time_to_drain_loses_nothing_of_a_producer_that_is_gone() {
+    use std::sync::{Arc, mpsc};
+    use std::time::Duration;
+    let instance = name("hurried");
+    let runs = Arc::new(AtomicU32::new(0));
+    let serve = |gate: Option<mpsc::Receiver<()>>, entered: mpsc::Sender<()>| {
+        let (runs, gate) = (Arc::clone(&runs), std::sync::Mutex::new(gate));
+        let mut registry = Registry::builder();
+        registry.handler(1, "count", move |_, _, _| {
+            runs.fetch_add(1, Relaxed);
+            let _ = entered.send(());
+            if let Some(gate) = &*gate.lock().unwrap() {
+                let _ = gate.recv();
+            }
+            Ok(())
+        });
+        let builder = Sidecar::builder().instance(instance.clone()).registry(registry.build().unwrap());
+        builder.pinned(false).capacity(16).drain_time(Duration::ZERO).start().unwrap()
+    };
+    let (open, gate) = mpsc::channel();
+    let (entered, first_runs) = mpsc::channel();
+    let sidecar = serve(Some(gate), entered);
+    let mut client = Client::connect(&instance).unwrap();
+    for _ in 0..5 {
+        client.try_submit(&TaskDescriptor::new(1), b"").unwrap();
+    }
+    first_runs.recv().unwrap();
+    drop(client);
+    let look = || executor_shm::inspect::Inspector::open(&instance).unwrap().look();
+    let draining = Some(executor_shm::state::LaneState::Draining);
+    until("the lane drains", || look().lanes.iter().any(|lane| lane.state == draining));
+    sidecar.stop();
+    // The stop's time is up while the first task still runs; the gate opens only then.
+    until("the stop begins", || look().state == Some(executor_shm::state::InstanceState::Closing));
+    drop(open);
+    let ending = sidecar.join().unwrap().ending;
+    if runs.load(Relaxed) < 5 {
+        assert_eq!(ending, Ending::Kept { attached: 0, unanswered: 1 });
+        let (entered, _) = mpsc::channel();
+        let sidecar = serve(None, entered);
+        until("the next start serves the rest", || runs.load(Relaxed) == 5);
+        sidecar.stop();
+        sidecar.join().unwrap();
+    }
+    assert_eq!(runs.load(Relaxed), 5, "every accepted task runs exactly once");
+    executor_shm::clean::clean(&instance, executor_shm::clean::CleanOptions::default()).unwrap();
 }

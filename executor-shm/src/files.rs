@@ -1,7 +1,7 @@
 //! The files of an instance: their names and headers, how they are opened and how they are removed.
 //!
 //! It believes no name: links and special files are refused, a mapping made by name is proven by the header's nonce, and
-//! nothing is unlinked whose inode is not the one held. Making files is [`draft`](crate::draft).
+//! nothing is unlinked whose inode is not the one held. Making files is the work of module `draft`.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
 //! The lanes' life: made, taken, drained, reset; and the end of it all when the sidecar stops.
 //!
 //! One thread runs it. It serves no task: workers do, and lanes go to them and come back through their
-//! [`Control`](executor_core::worker::Control) rings.
+//! [`Control`] rings.
 //!
 //! # States
 //! ```text
@@ -36,6 +36,7 @@ use crate::layout::{journal::k, lane as sq_words, status};
 use crate::lock::LockFile;
 use crate::mapped::{ReadWords, SharedWords, WriteWords};
 use crate::master::Master;
+use crate::recovery;
 use crate::state::{LaneState, LaneWord};
 use crate::status::Placement;
 use crate::words::{Words, WordsMut};
@@ -153,7 +154,7 @@ impl Housekeeping {
 
     /// One look at every lane.
     fn tick(&mut self) {
-        self.take_back();
+        self.take_back(false);
         for lane in 0..self.lanes.len() {
             match self.lanes[lane].word.state() {
                 Some(LaneState::Free) if self.lanes[lane].is_taken() => self.activate(lane),
@@ -277,17 +278,26 @@ impl Housekeeping {
         }
     }
 
-    /// Takes lanes that workers gave back.
-    fn take_back(&mut self) {
+    /// Takes lanes that workers gave back. While serving, a lane comes back empty or served its capacity once more;
+    /// while stopping it may come back with tasks that there was no time for, which the next start serves.
+    fn take_back(&mut self, stopping: bool) {
         for control in &mut self.controls {
             while let Some(served) = control.take_returned() {
                 let Some(keep) = self.lanes.get_mut(served.facts.lane as usize) else { continue };
                 let rerun = served.lane.has_rerun();
                 let (_, cq) = served.lane.into_parts();
+                let lane = served.facts.lane;
+                let at = self.master.geometry.journal_lane(lane);
+                let unanswered = keep.sq.as_ref().is_some_and(|sq| {
+                    recovery::is_unanswered(&self.master.journal, at, sq, Some(&cq), &self.master.geometry)
+                });
                 keep.cq = Some(cq);
                 keep.served = false;
-                let lane = served.facts.lane;
-                if keep.drain_sent && !rerun && keep.word.state() != Some(LaneState::Active) {
+                if keep.drain_sent
+                    && !rerun
+                    && !(stopping && unanswered)
+                    && keep.word.state() != Some(LaneState::Active)
+                {
                     keep.word = keep.word.with(LaneState::Resetting, 0);
                     self.master.set_lane_word(lane, keep.word);
                 }

@@ -19,7 +19,7 @@ impl Housekeeping {
         let mut told = vec![false; self.controls.len()];
         let mut hurried = false;
         loop {
-            self.take_back();
+            self.take_back(true);
             for (told, control) in told.iter_mut().zip(&mut self.controls) {
                 *told = *told || control.close().is_ok();
             }
@@ -37,7 +37,7 @@ impl Housekeeping {
         for worker in workers {
             sound &= worker.join().unwrap_or(false);
         }
-        self.take_back();
+        self.take_back(true);
         sound
     }
 
