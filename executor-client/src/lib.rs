@@ -17,8 +17,10 @@
 //! }
 //! ```
 //!
-//! The library starts no thread, installs no signal handler and, after [`Client::connect`], allocates nothing and
-//! enters the kernel only to probe, every millisecond of waiting, whether the sidecar is still alive.
+//! The library starts no thread and installs no signal handler. Submitting and collecting allocate nothing and enter the
+//! kernel at no time. A wait enters it to yield, once it has spun for a while, and to probe about every millisecond
+//! whether the sidecar is still alive. Connecting, the first call of a [`TaskSpec`], and copies of a response that own
+//! memory ([`ResponseView::to_vec`] and its like) cost more.
 
 #![deny(unsafe_code)]
 
@@ -42,3 +44,8 @@ pub use submit::{Batch, RequestLoan, SubmitError};
 pub use ticket::Ticket;
 pub use typed::{CallError, ContractError, Failure};
 pub use wait::{CloseError, SubmitCollectingError, WaitError};
+
+/// The README's examples, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
