@@ -38,6 +38,13 @@ pub(crate) enum Command {
            executord demo --json | jq .round_trip_ns",
     ) + "\n  130  interrupted, everything cleaned up")]
     Demo(DemoArgs),
+    /// Remove what a crashed or forgotten sidecar left in /dev/shm. Nothing that is served, attached or unanswered goes.
+    #[command(after_help = after_help(
+        "  executord clean orders             what is left of instance `orders`\n  \
+           executord clean --all --dry-run    what would go of all instances that nobody serves\n  \
+           executord clean orders --discard   accepted tasks are given up, producers are told",
+    ))]
+    Clean(CleanArgs),
     /// One producer of the demo.
     #[command(hide = true)]
     Produce(ProduceArgs),
@@ -110,9 +117,29 @@ pub(crate) struct RunArgs {
     /// Print the line at the start and the totals at the end as JSON.
     #[arg(long)]
     pub(crate) json: bool,
-    /// Stop when this parent process ends.
-    #[arg(long, value_name = "PID", hide = true)]
-    pub(crate) parent: Option<u32>,
+    /// Stop when standard input ends, and leave no file then: for a parent that holds its other end.
+    #[arg(long, hide = true)]
+    pub(crate) tied: bool,
+}
+
+/// What to remove.
+#[derive(Debug, Args)]
+pub(crate) struct CleanArgs {
+    /// The instance.
+    #[arg(value_name = "INSTANCE|--all", required_unless_present = "all", conflicts_with = "all")]
+    pub(crate) instance: Option<InstanceName>,
+    /// All instances that nobody serves.
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Only say what would be done.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Give up accepted tasks and attached producers too.
+    #[arg(long)]
+    pub(crate) discard: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// What the demo does.
@@ -155,8 +182,15 @@ pub(crate) struct ProduceArgs {
 /// What a producer of the demo does.
 #[derive(Debug, Clone, Subcommand)]
 pub(crate) enum Work {
-    /// Measure what two CPUs do with nothing between them.
-    Floor {
+    /// Measure a bare round trip of a cache line.
+    PingPong {
+        /// This side's CPU.
+        here: u32,
+        /// The other side's CPU.
+        there: u32,
+    },
+    /// Measure a round trip over a Unix socket.
+    UnixSocket {
         /// This side's CPU.
         here: u32,
         /// The other side's CPU.

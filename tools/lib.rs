@@ -5,6 +5,7 @@
 #![deny(unsafe_code)]
 
 mod arguments;
+mod clean;
 mod cli;
 mod demo;
 mod dump;

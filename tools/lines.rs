@@ -10,19 +10,10 @@ use crate::times::Times;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "line", rename_all = "snake_case")]
 pub(crate) enum Line {
-    /// What two CPUs do with nothing between them.
-    Floor {
-        /// A bare round trip of a cache line.
-        ping_pong_ns: f64,
-        /// A round trip over a Unix socket.
-        unix_socket_ns: f64,
-    },
-    /// The echo is over.
-    Echo {
+    /// A round trip was measured.
+    RoundTrip {
         /// Elapsed time by round trips.
-        echo_ns: f64,
-        /// How many there were.
-        round_trips: u64,
+        ns: f64,
     },
     /// Counts so far.
     Progress(Counts),
@@ -85,4 +76,31 @@ pub(crate) fn say(line: &Line) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes())?;
     out.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_is_read_as_it_was_said() {
+        let mut times = Times::default();
+        times.record(1, 2, 3, 6);
+        times.record(1_000_000, 2_000, 300, 1_002_300);
+        let counts = Counts { files: 3, bytes: 1 << 40, tasks: 7 };
+        let lines = [
+            Line::RoundTrip { ns: 117.25 },
+            Line::Progress(counts),
+            Line::Digest { file: 1, sha256: "00".to_owned() },
+            Line::Skipped { file: 2, why: "gone".to_owned() },
+            Line::Mismatched { file: 0, why: "\"two\"\nlines".to_owned() },
+            Line::Done { counts, times, began_at_ns: 5, ended_at_ns: u64::MAX },
+            Line::Failed { why: "no lane".to_owned(), lost: 3 },
+        ];
+        for line in lines {
+            let said = serde_json::to_string(&line).unwrap();
+            assert!(!said.contains('\n'), "{said}");
+            assert_eq!(serde_json::from_str::<Line>(&said).unwrap(), line, "{said}");
+        }
+    }
 }

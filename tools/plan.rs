@@ -16,10 +16,11 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// A plan for the CPUs this process may run on.
+    /// A plan for the CPUs this process may run on, without those of living instances where two others are left.
     pub(crate) fn of_this_machine(producers: Option<NonZeroUsize>) -> Result<Self, CpuError> {
         let unique = std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.subsec_nanos());
-        Ok(Self::of(&allowed_cpus()?, producers, format!("demo-{}-{unique:x}", std::process::id())))
+        let taken = executor_shm::inspect::cpus_in_use();
+        Ok(Self::of(&free(allowed_cpus()?, &taken), producers, format!("demo-{}-{unique:x}", std::process::id())))
     }
 
     /// The last CPU is the sidecar's, the others are dealt to the producers; with one CPU all share it.
@@ -39,6 +40,11 @@ impl Plan {
     }
 }
 
+fn free(allowed: Vec<u32>, taken: &[u32]) -> Vec<u32> {
+    let free: Vec<u32> = allowed.iter().copied().filter(|cpu| !taken.contains(cpu)).collect();
+    if free.len() < 2 { allowed } else { free }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -55,5 +61,11 @@ mod tests {
         assert_eq!(plan(&[0, 1], 3), (1, vec![0, 0, 0]));
         assert_eq!(plan(&[4], 0), (4, vec![4]));
         assert_eq!(plan(&[4], 2), (4, vec![4, 4]));
+    }
+    #[test]
+    fn cpus_of_living_instances_are_left_alone_where_two_others_are_left() {
+        assert_eq!(free(vec![0, 1, 2, 3], &[3, 7]), [0, 1, 2]);
+        assert_eq!(free(vec![0, 1, 2], &[1, 2]), [0, 1, 2]);
+        assert_eq!(free(vec![0, 1], &[]), [0, 1]);
     }
 }

@@ -6,7 +6,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -49,9 +49,9 @@ impl Children {
         Ok(Self { children: Vec::new(), events, sender })
     }
 
-    /// Starts `command`, gives it `input` and returns its number. The child should ask to be told of this thread's
-    /// death: see [`end_with_parent`].
-    pub(crate) fn spawn(&mut self, mut command: Command, input: Vec<u8>) -> std::io::Result<usize> {
+    /// Starts `command` and returns its number. Its standard input is `input` and then its end; `None` keeps it open
+    /// until the child was waited for or this process has ended, so that the child can tell.
+    pub(crate) fn spawn(&mut self, mut command: Command, input: Option<Vec<u8>>) -> std::io::Result<usize> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
         let mut child = command.spawn()?;
         let number = self.children.len();
@@ -67,7 +67,9 @@ impl Children {
                 let _ = sender.send(Event::Closed(number));
             });
         }
-        if let Some(mut stdin) = child.stdin.take() {
+        if let Some(input) = input
+            && let Some(mut stdin) = child.stdin.take()
+        {
             // In a thread: a child that writes before it has read everything must not meet a parent that does so too.
             // A child that died takes no input; its end is told by its standard output.
             std::thread::spawn(move || stdin.write_all(&input));
@@ -78,10 +80,7 @@ impl Children {
 
     /// The next event, or `None` after `timeout`.
     pub(crate) fn next(&self, timeout: Duration) -> Option<Event> {
-        match self.events.recv_timeout(timeout) {
-            Ok(event) => Some(event),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-        }
+        self.events.recv_timeout(timeout).ok()
     }
 
     /// Asks a child to stop.
@@ -89,6 +88,15 @@ impl Children {
         if let Some(Some(child)) = self.children.get(number) {
             // It fails only for a child that has ended already.
             let _ = kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM);
+        }
+    }
+
+    /// Stops all children but one, and waits for them.
+    pub(crate) fn stop_all_but(&mut self, spared: Option<usize>, patience: Duration) {
+        let numbers: Vec<usize> = (0..self.children.len()).filter(|&number| Some(number) != spared).collect();
+        numbers.iter().for_each(|&number| self.terminate(number));
+        for number in numbers {
+            self.wait(number, patience);
         }
     }
 
@@ -112,15 +120,12 @@ impl Children {
 
 impl Drop for Children {
     fn drop(&mut self) {
-        // The last one first: the sidecar is the first, and must find its producers gone to remove its files.
-        for number in (0..self.children.len()).rev() {
-            self.terminate(number);
-            self.wait(number, Duration::from_secs(10));
-        }
+        self.stop_all_but(None, Duration::from_secs(10));
     }
 }
 
-/// Has this process sent SIGTERM when the parent that started it dies, however it dies; says whether it lives still.
+/// Has this process sent SIGTERM, perhaps more than once, when the parent that started it dies, however it dies; says
+/// whether it lives still. For a child that may die at any moment.
 pub(crate) fn end_with_parent(parent: u32) -> bool {
     let asked = nix::sys::prctl::set_pdeathsig(Signal::SIGTERM).is_ok();
     // It may have died before the line above.

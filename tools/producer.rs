@@ -22,9 +22,9 @@ use crate::processes::end_with_parent;
 
 /// How long it waits for the demo's sidecar.
 const CONNECT: Duration = Duration::from_secs(10);
-/// Trips of either floor: some 100 ms.
-const FLOOR_TRIPS: u64 = 200_000;
-const SOCKET_TRIPS: u64 = 10_000;
+/// Trips of either kind: some 50 ms.
+const PING_PONG_TRIPS: u64 = 200_000;
+const SOCKET_TRIPS: u64 = 5_000;
 /// How long echo goes on.
 const ECHO_TIME: Duration = Duration::from_secs(1);
 /// Round trips between two looks at the clock.
@@ -51,7 +51,8 @@ pub(crate) fn produce(arguments: &ProduceArgs) -> ExitCode {
         return ExitCode::from(FAILED);
     }
     let done = match &arguments.work {
-        Work::Floor { here, there } => measure_floor((*here, *there)),
+        Work::PingPong { here, there } => ping_pong((*here, *there)),
+        Work::UnixSocket { here, there } => unix_socket((*here, *there)),
         Work::Echo { instance, cpu } => echo(instance, *cpu),
         Work::Hash { instance, cpu, chunk, window, digests } => connect(instance, *cpu)
             .and_then(|client| Hashing::new(client, read_paths()?, *chunk, *window, *digests, idle()).run()),
@@ -79,11 +80,13 @@ pub(crate) fn idle() -> IdleStrategy {
     }
 }
 
-fn measure_floor(cpus: (u32, u32)) -> Result<Line, GaveUp> {
-    let trips = if cpus.0 == cpus.1 { FLOOR_TRIPS / 10 } else { FLOOR_TRIPS };
-    let ping_pong_ns = floor::ping_pong(cpus, trips)?.floor_ns();
-    let unix_socket_ns = floor::unix_socket_round_trip(cpus, SOCKET_TRIPS)?.mean_ns;
-    Ok(Line::Floor { ping_pong_ns, unix_socket_ns })
+fn ping_pong(cpus: (u32, u32)) -> Result<Line, GaveUp> {
+    let trips = if cpus.0 == cpus.1 { PING_PONG_TRIPS / 10 } else { PING_PONG_TRIPS };
+    Ok(Line::RoundTrip { ns: floor::ping_pong(cpus, trips)?.floor_ns() })
+}
+
+fn unix_socket(cpus: (u32, u32)) -> Result<Line, GaveUp> {
+    Ok(Line::RoundTrip { ns: floor::unix_socket_round_trip(cpus, SOCKET_TRIPS)?.mean_ns })
 }
 
 fn echo(instance: &InstanceName, cpu: u32) -> Result<Line, GaveUp> {
@@ -112,7 +115,7 @@ fn echo(instance: &InstanceName, cpu: u32) -> Result<Line, GaveUp> {
         }
         round_trips += ECHO_BATCH;
     }
-    Ok(Line::Echo { echo_ns: begin.elapsed().as_nanos() as f64 / round_trips as f64, round_trips })
+    Ok(Line::RoundTrip { ns: begin.elapsed().as_nanos() as f64 / round_trips as f64 })
 }
 
 /// The files to hash: paths that each end with a zero byte.

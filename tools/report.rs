@@ -22,12 +22,12 @@ pub(crate) struct Report {
     pub(crate) producer_cpus: Vec<u32>,
     /// The clock of all stamps.
     pub(crate) clock: String,
-    /// A bare round trip of a cache line.
-    pub(crate) ping_pong_ns: f64,
+    /// A bare round trip of a cache line; `None` if the CPUs were too busy to measure it, as with the next two.
+    pub(crate) ping_pong_ns: Option<f64>,
     /// A round trip over a Unix socket.
-    pub(crate) unix_socket_ns: f64,
+    pub(crate) unix_socket_ns: Option<f64>,
     /// A round trip through the executor.
-    pub(crate) echo_ns: f64,
+    pub(crate) echo_ns: Option<f64>,
     /// Bytes of a file in one task.
     pub(crate) chunk_bytes: u64,
     /// What was hashed.
@@ -46,6 +46,8 @@ pub(crate) struct Report {
     pub(crate) left_out: u64,
     /// The limit.
     pub(crate) limit: u64,
+    /// Why producers gave up, if any did.
+    pub(crate) failures: Vec<String>,
     /// How often the sidecar died and was started again.
     pub(crate) restarts: u64,
     /// Digests by file, if they were asked for.
@@ -55,7 +57,7 @@ pub(crate) struct Report {
 impl Report {
     /// Whether every task was answered and every digest is right.
     pub(crate) fn is_good(&self) -> bool {
-        self.lost == 0 && self.mismatched.is_empty()
+        self.lost == 0 && self.mismatched.is_empty() && self.failures.is_empty()
     }
 
     /// One object; times in nanoseconds.
@@ -74,6 +76,7 @@ impl Report {
             "skipped": self.skipped.len(),
             "skipped_files": files(&self.skipped, "why"),
             "left_out": self.left_out,
+            "failures": self.failures,
             "restarts": self.restarts,
             "elapsed_ns": self.elapsed_ns,
             "tasks_per_second": per_second(self.counts.tasks, self.elapsed_ns),
@@ -125,23 +128,25 @@ impl Report {
 
     /// The first paragraph: what a round trip costs here.
     pub(crate) fn echo_text(&self) -> String {
-        let per_trip = |ns: f64| nanoseconds(ns.round() as u64);
-        let ratio = |a: f64, b: f64| if b > 0.0 { a / b } else { 0.0 };
-        let mut text = String::from("one task at a time, there and back\n");
-        let _ = writeln!(text, "  through the executor  {:>9}", per_trip(self.echo_ns));
-        let _ = writeln!(
-            text,
-            "  bare ping-pong        {:>9}   a cache line and nothing else: the executor takes {:.2} times that",
+        let per_trip = |ns: Option<f64>| ns.map_or("-".to_owned(), |ns| nanoseconds(ns.round() as u64));
+        let times = |a: Option<f64>, b: Option<f64>| Some(a? / b.filter(|&b| b > 0.0)?);
+        let beside = |ratio: Option<f64>, text: &dyn Fn(f64) -> String| {
+            ratio.map_or("not measured: the CPUs are too busy".to_owned(), text)
+        };
+        let ping_pong = beside(times(self.echo_ns, self.ping_pong_ns), &|ratio| {
+            format!("a cache line and nothing else: the executor takes {ratio:.2} times that")
+        });
+        let unix_socket =
+            beside(times(self.unix_socket_ns, self.echo_ns), &|ratio| format!("{ratio:.0} times the executor"));
+        format!(
+            "one task at a time, there and back\n  \
+               through the executor  {:>9}\n  \
+               bare ping-pong        {:>9}   {ping_pong}\n  \
+               Unix socket           {:>9}   {unix_socket}\n",
+            per_trip(self.echo_ns),
             per_trip(self.ping_pong_ns),
-            ratio(self.echo_ns, self.ping_pong_ns),
-        );
-        let _ = writeln!(
-            text,
-            "  Unix socket           {:>9}   {:.0} times the executor",
             per_trip(self.unix_socket_ns),
-            ratio(self.unix_socket_ns, self.echo_ns),
-        );
-        text
+        )
     }
 
     fn hash_text(&self) -> String {
@@ -150,7 +155,7 @@ impl Report {
         let mut text = String::new();
         let _ = writeln!(
             text,
-            "hashed {}, {}, as {} of {} each in {}",
+            "hashed {}, {}, as {} of up to {} in {}",
             counted(files, "file"),
             bytes(hashed),
             counted(tasks, "task"),
@@ -190,6 +195,9 @@ impl Report {
             true => writeln!(text, "every task was answered, every digest agrees with the sha2 crate"),
             false => writeln!(text, "WRONG: {} lost, {} mismatched", counted(self.lost, "task"), self.mismatched.len()),
         };
+        for why in &self.failures {
+            let _ = writeln!(text, "a producer gave up: {why}");
+        }
         if self.restarts > 0 {
             let _ = writeln!(text, "the sidecar died and was started again: {}", counted(self.restarts, "time"));
         }
@@ -203,6 +211,7 @@ impl Report {
                 bytes(self.limit),
             );
         }
+        text.push_str("to look inside: executord run in one terminal, shm-dump show in another\n");
         text
     }
 }

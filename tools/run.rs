@@ -3,12 +3,14 @@
 use std::time::Instant;
 
 use executor_core::{Registry, RegistryBuilder, RegistryError, Status};
+use executor_shm::clean::{CleanOptions, clean};
 use executor_shm::{Ending, MasterError, Sidecar, SidecarHandle, StartError, StopError, StopReport, StopSignals};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Map, Value, json};
 
 use crate::cli::RunArgs;
 use crate::exit::{FAILED, USAGE, print};
-use crate::processes::end_with_parent;
 use crate::units::{bytes, count, counted, nanoseconds};
 
 /// Why nothing was served, or not to a good end.
@@ -29,9 +31,6 @@ pub(crate) enum RunError {
     /// Do not remove files of a running instance.
     #[error("somebody removed the files of instance {0} while it ran; its producers have lost it")]
     NamesLost(String),
-    /// Start it from a process that lives.
-    #[error("the parent process {0} has ended")]
-    ParentGone(u32),
 }
 
 impl RunError {
@@ -46,11 +45,6 @@ impl RunError {
 
 /// Serves until a signal says stop.
 pub(crate) fn run(arguments: &RunArgs, register: impl FnOnce(&mut RegistryBuilder)) -> Result<(), RunError> {
-    if let Some(parent) = arguments.parent
-        && !end_with_parent(parent)
-    {
-        return Err(RunError::ParentGone(parent));
-    }
     // Before the start, so that a signal that comes during it is not lost.
     let signals = StopSignals::block().map_err(RunError::Signals)?;
     let mut registry = Registry::builder();
@@ -59,11 +53,19 @@ pub(crate) fn run(arguments: &RunArgs, register: impl FnOnce(&mut RegistryBuilde
     let handlers: Vec<String> = registry.handlers().iter().map(|handler| handler.name().to_owned()).collect();
     let started = Instant::now();
     let handle = start(arguments, registry)?;
-    say(arguments.json, started_json(&handle, &handlers), || started_text(&handle, &handlers));
-    let instance = handle.instance().to_string();
+    say(arguments.json, || started_json(&handle, &handlers), || started_text(&handle, &handlers));
+    if arguments.tied {
+        std::thread::spawn(stop_at_end_of_input);
+    }
+    let name = handle.instance().clone();
+    let instance = name.to_string();
     let report = handle.run_until(&signals)?;
     let served_ns = started.elapsed().as_nanos() as u64;
-    say(arguments.json, stopped_json(&instance, &report, served_ns), || stopped_text(&instance, &report, served_ns));
+    say(arguments.json, || stopped_json(&instance, &report, served_ns), || stopped_text(&instance, &report, served_ns));
+    if arguments.tied {
+        // The parent's producers end with it, perhaps a moment after this process: nobody will miss the rest.
+        let _ = clean(&name, CleanOptions { discard: true, dry_run: false });
+    }
     match report.ending {
         Ending::NamesLost => Err(RunError::NamesLost(instance)),
         Ending::Removed | Ending::Kept { .. } => Ok(()),
@@ -103,8 +105,15 @@ fn start(arguments: &RunArgs, registry: Registry) -> Result<SidecarHandle, Start
     sidecar.start()
 }
 
-fn say(as_json: bool, json: Value, text: impl FnOnce() -> String) {
-    let line = if as_json { json.to_string() } else { text() };
+/// The end of standard input as one SIGTERM. (A parent-death signal would do, came it once: the kernel sends one for each
+/// thread of the parent, and a second signal means "at once".)
+fn stop_at_end_of_input() {
+    let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+    let _ = kill(Pid::this(), Signal::SIGTERM); // blocked in every thread, so it waits where all stops are read
+}
+
+fn say(as_json: bool, json: impl FnOnce() -> Value, text: impl FnOnce() -> String) {
+    let line = if as_json { json().to_string() } else { text() };
     print(format!("{line}\n").as_bytes());
 }
 

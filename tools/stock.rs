@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use executor_core::RegistryBuilder;
 
 use crate::arguments::parse;
+use crate::clean::run_clean;
 use crate::cli::{Cli, Command, OwnCli, OwnCommand, RunArgs};
 use crate::demo::demo;
 use crate::exit::{FAILED, failed};
@@ -17,6 +18,11 @@ pub fn stock() -> ExitCode {
     match parse::<Cli>() {
         Err(code) => code,
         Ok(Cli { command: Command::Run(arguments) }) => serve(&arguments, builtin),
+        Ok(Cli { command: Command::Clean(arguments) }) => match run_clean(&arguments) {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::from(FAILED),
+            Err(error) => failed("executord", &error, FAILED),
+        },
         Ok(Cli { command: Command::Produce(arguments) }) => produce(&arguments),
         Ok(Cli { command: Command::Demo(arguments) }) => match demo(&arguments) {
             Ok(true) => ExitCode::SUCCESS,

@@ -1,36 +1,59 @@
 //! How long tasks took, counted by a producer, sent over a pipe, added up by the demo.
 
-use std::collections::BTreeMap;
-
 use executor_core::histogram::{BUCKETS, HistogramSnapshot, bucket_of};
 use serde::{Deserialize, Serialize};
 
 /// Durations in nanoseconds, counted in the executor's histogram buckets (3 % wide), the longest kept exactly.
+///
+/// On the pipe: the longest, then each bucket that is not empty with its count.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "(u64, Vec<(usize, u64)>)", from = "(u64, Vec<(usize, u64)>)")]
 pub(crate) struct Samples {
-    counts: BTreeMap<usize, u64>,
+    /// By bucket, as far as the last one that is not empty.
+    counts: Vec<u64>,
     max: u64,
+}
+
+impl From<Samples> for (u64, Vec<(usize, u64)>) {
+    fn from(samples: Samples) -> Self {
+        (samples.max, samples.counts.into_iter().enumerate().filter(|(_, count)| *count > 0).collect())
+    }
+}
+
+impl From<(u64, Vec<(usize, u64)>)> for Samples {
+    fn from((max, counts): (u64, Vec<(usize, u64)>)) -> Self {
+        let mut this = Self { max, ..Self::default() };
+        counts.into_iter().for_each(|(bucket, count)| this.add(bucket, count));
+        this
+    }
 }
 
 impl Samples {
     /// Counts one duration.
     pub(crate) fn record(&mut self, ns: u64) {
-        *self.counts.entry(bucket_of(ns)).or_default() += 1;
+        self.add(bucket_of(ns), 1);
         self.max = self.max.max(ns);
+    }
+
+    fn add(&mut self, bucket: usize, count: u64) {
+        let bucket = bucket.min(BUCKETS - 1);
+        if bucket >= self.counts.len() {
+            self.counts.resize(bucket + 1, 0);
+        }
+        if let Some(sum) = self.counts.get_mut(bucket) {
+            *sum += count;
+        }
     }
 
     /// Adds another producer's.
     pub(crate) fn merge(&mut self, other: &Self) {
-        for (&bucket, count) in &other.counts {
-            *self.counts.entry(bucket).or_default() += count;
-        }
+        other.counts.iter().enumerate().for_each(|(bucket, &count)| self.add(bucket, count));
         self.max = self.max.max(other.max);
     }
 
     /// The percentiles; all 0 if nothing was counted.
     pub(crate) fn percentiles(&self) -> Percentiles {
-        let snapshot =
-            HistogramSnapshot::from_buckets((0..BUCKETS).map(|bucket| self.counts.get(&bucket).copied().unwrap_or(0)));
+        let snapshot = HistogramSnapshot::from_buckets(self.counts.iter().copied());
         let at = |share| snapshot.quantile(share).unwrap_or(0).min(self.max);
         Percentiles { p50: at(0.5), p90: at(0.9), p99: at(0.99), p999: at(0.999), max: self.max }
     }

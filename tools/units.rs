@@ -48,8 +48,14 @@ pub fn parse_time(text: &str) -> Result<Duration, String> {
     ms.map(Duration::from_millis).ok_or_else(|| "not a time; write for example 500ms, 5s or 2m".to_owned())
 }
 
-/// A size to three figures: `640 KiB`, `1.25 MiB`.
+/// A size to three figures: `4 KiB`, `1.25 MiB`.
 pub fn bytes(bytes: u64) -> String {
+    let exact = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    for (unit, name) in exact {
+        if bytes.is_multiple_of(unit) && (1..1024).contains(&(bytes / unit)) {
+            return format!("{} {name}", bytes / unit);
+        }
+    }
     scaled(bytes, 1024.0, &["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"])
 }
 
@@ -145,7 +151,8 @@ mod tests {
 
     #[test]
     fn quantities_have_three_figures_and_the_unit_that_fits() {
-        let sizes = [(0, "0 B"), (1023, "1.00 KiB"), (999, "999 B"), (1024, "1.00 KiB"), (655_360, "640 KiB")];
+        let sizes =
+            [(0, "0 B"), (1023, "1.00 KiB"), (999, "999 B"), (1024, "1 KiB"), (1300, "1.27 KiB"), (655_360, "640 KiB")];
         for (value, text) in sizes {
             assert_eq!(bytes(value), text);
         }
