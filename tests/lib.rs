@@ -1,3 +1,14 @@
-//! What the integration tests share. Empty for as long as no two of them share anything.
+//! What the tests with several processes share: an instance that leaves nothing behind, processes that are ended with
+//! their test, and the handlers both sides know.
 
 #![deny(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
+
+pub mod handlers;
+pub mod instance;
+pub mod process;
+
+use std::time::Duration;
+
+/// How long a test waits for what must happen. Nothing is asserted about time: this only turns a hang into a failure.
+pub const FAIL_SAFE: Duration = Duration::from_secs(60);

@@ -1,0 +1,249 @@
+//! Kills, stops and restarts: what was accepted is answered once, and an interrupted task says so.
+//!
+//! Nothing here sleeps to hit a moment: a slow task tells when it has begun and is held by a latch until it is let go.
+
+#![deny(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+use std::collections::BTreeSet;
+
+use executor_client::{Client, LaneStatus, Status, TaskDescriptor, Ticket, WaitError};
+use executor_shm::core::status::Interrupted;
+use executor_tests::FAIL_SAFE;
+use executor_tests::handlers::{COUNT, ECHO, SLOW, SLOW_IDEMPOTENT};
+use executor_tests::instance::TestInstance;
+use executor_tests::process::{self, Process};
+
+const SIDECAR: &str = env!("CARGO_BIN_EXE_sidecar");
+const PRODUCER: &str = env!("CARGO_BIN_EXE_producer");
+
+fn connect(instance: &TestInstance) -> Client {
+    Client::connect_timeout(instance.name(), FAIL_SAFE).unwrap()
+}
+
+fn submit(client: &mut Client, handler: u32, payload: &[u8]) -> Ticket {
+    client.submit_ticket(&TaskDescriptor::new(handler), payload).unwrap()
+}
+
+fn end(client: &mut Client, ticket: &mut Ticket) -> (Status, u16) {
+    let completion = client.wait_timeout(ticket, FAIL_SAFE).unwrap();
+    (completion.status(), completion.attempt())
+}
+
+const KILLED: Status = Status::Interrupted(Interrupted::Killed);
+
+#[test]
+fn every_task_accepted_around_a_kill_gets_one_completion_and_runs_once() {
+    let instance = TestInstance::new("kill");
+    instance.latch("held");
+    let mut sidecar = process::sidecar(SIDECAR, &instance, &["--capacity", "64"]);
+    let mut client = connect(&instance);
+    let mut accepted = Vec::new();
+    let mut tell = |client: &mut Client, handler, payload: &[u8]| {
+        let task = TaskDescriptor::new(handler).user_data(accepted.len() as u64);
+        accepted.push(client.try_submit(&task, payload).unwrap());
+    };
+    for _ in 0..10 {
+        tell(&mut client, COUNT, b"");
+    }
+    tell(&mut client, SLOW, b"held");
+    for _ in 0..20 {
+        tell(&mut client, COUNT, b"");
+    }
+    let mut ran: Vec<String> = (0..10).map(|_| sidecar.line()).collect();
+    assert_eq!(sidecar.line(), "entered held 1");
+    sidecar.kill();
+    for _ in 0..20 {
+        tell(&mut client, COUNT, b""); // nobody is there; the lane takes them all the same
+    }
+    assert!(!client.is_executor_alive());
+
+    let mut sidecar = process::sidecar(SIDECAR, &instance, &[]);
+    ran.extend((0..40).map(|_| sidecar.line()));
+    for (task, task_id) in accepted.iter().enumerate() {
+        let begun = std::time::Instant::now();
+        let (found, user_data, status, attempt) = loop {
+            if let Some(end) = client.try_collect().unwrap() {
+                break (end.task_id(), end.user_data(), end.status(), end.attempt());
+            }
+            assert!(begun.elapsed() < FAIL_SAFE, "task {task} is not answered");
+            std::thread::yield_now();
+        };
+        let expected = if task == 10 { KILLED } else { Status::Done };
+        assert_eq!((found, user_data, status, attempt), (*task_id, task as u64, expected, 1), "task {task}");
+    }
+    assert!(client.try_collect().unwrap().is_none(), "more completions than tasks");
+    let effects: Vec<String> = accepted
+        .iter()
+        .enumerate()
+        .filter(|(task, _)| *task != 10)
+        .map(|(_, id)| format!("ran {}", id.as_u64()))
+        .collect();
+    assert_eq!(ran, effects, "each task has its effect once and in order");
+    drop(client);
+    sidecar.terminate();
+    let (lines, _) = sidecar.rest();
+    assert!(lines.len() == 1 && lines[0].starts_with("ended Removed"), "{lines:?}");
+}
+
+#[test]
+fn an_idempotent_task_in_flight_runs_again_as_attempt_two_and_then_no_more() {
+    let instance = TestInstance::new("again");
+    let latch = instance.latch("again");
+    let mut sidecar = process::sidecar(SIDECAR, &instance, &[]);
+    let mut client = connect(&instance);
+    let mut ticket = submit(&mut client, SLOW_IDEMPOTENT, b"again");
+    let mut follower = submit(&mut client, ECHO, b"after it");
+    assert_eq!(sidecar.line(), "entered again 1");
+    sidecar.kill();
+    let mut sidecar = process::sidecar(SIDECAR, &instance, &[]);
+    assert_eq!(sidecar.line(), "entered again 2");
+    assert!(client.try_wait(&mut follower).unwrap().is_none(), "tasks of a lane stay in order");
+    latch.open();
+    assert_eq!(end(&mut client, &mut ticket), (Status::Done, 2));
+    assert_eq!(end(&mut client, &mut follower), (Status::Done, 1));
+
+    let mut ticket = submit(&mut client, SLOW_IDEMPOTENT, b"again");
+    assert_eq!(sidecar.line(), "entered again 1");
+    sidecar.kill();
+    let mut sidecar = process::sidecar(SIDECAR, &instance, &[]);
+    assert_eq!(sidecar.line(), "entered again 2");
+    sidecar.kill();
+    let sidecar = process::sidecar(SIDECAR, &instance, &[]);
+    assert_eq!(end(&mut client, &mut ticket), (Status::Interrupted(Interrupted::Attempts), 2));
+    drop(client);
+    sidecar.terminate();
+    assert!(!sidecar.rest().0.iter().any(|line| line.starts_with("entered")), "it ran a third time");
+}
+
+#[test]
+fn a_wait_on_a_killed_sidecar_says_so_and_its_ticket_stays_good() {
+    let instance = TestInstance::new("down");
+    instance.latch("held");
+    let mut sidecar = process::sidecar(SIDECAR, &instance, &[]);
+    let mut client = connect(&instance);
+    let mut slow = submit(&mut client, SLOW, b"held");
+    let mut behind = submit(&mut client, ECHO, b"behind it");
+    assert_eq!(sidecar.line(), "entered held 1");
+    sidecar.kill();
+    assert_eq!(client.wait(&mut slow).unwrap_err(), WaitError::ExecutorDown);
+    assert_eq!(client.wait(&mut behind).unwrap_err(), WaitError::ExecutorDown);
+    assert_eq!(client.state(), LaneStatus::Served, "the lane is still ours");
+    let _sidecar = process::sidecar(SIDECAR, &instance, &[]);
+    assert_eq!(end(&mut client, &mut slow), (KILLED, 1));
+    let completion = client.wait_timeout(&mut behind, FAIL_SAFE).unwrap();
+    assert_eq!((completion.status(), completion.response().to_vec()), (Status::Done, b"behind it".to_vec()));
+    assert_eq!(client.wait(&mut behind).unwrap_err(), WaitError::AlreadyTaken);
+}
+
+#[test]
+fn a_stop_with_nobody_attached_leaves_no_file() {
+    let instance = TestInstance::new("empty");
+    let sidecar = process::sidecar(SIDECAR, &instance, &[]);
+    assert!(!instance.files().is_empty());
+    drop(connect(&instance));
+    sidecar.terminate();
+    let (lines, status) = sidecar.rest();
+    assert_eq!(lines, ["ended Removed after 0 tasks"]);
+    assert!(status.success());
+    assert_eq!(instance.files(), [""; 0]);
+}
+
+#[test]
+fn a_stop_with_an_attached_producer_keeps_its_files_and_the_next_start_serves_what_it_submits() {
+    let instance = TestInstance::new("kept");
+    let sidecar = process::sidecar(SIDECAR, &instance, &[]);
+    let mut client = connect(&instance);
+    let mut before = submit(&mut client, ECHO, b"before");
+    assert_eq!(end(&mut client, &mut before), (Status::Done, 1));
+    sidecar.terminate();
+    let (lines, _) = sidecar.rest();
+    assert_eq!(lines, ["ended Kept { attached: 1, unanswered: 0 } after 1 tasks"]);
+    let mut meanwhile: Vec<Ticket> = (0..30).map(|_| submit(&mut client, ECHO, b"meanwhile")).collect();
+    assert_eq!(client.wait(&mut meanwhile[0]).unwrap_err(), WaitError::ExecutorDown);
+
+    let sidecar = process::sidecar(SIDECAR, &instance, &[]);
+    for ticket in &mut meanwhile {
+        assert_eq!(end(&mut client, ticket), (Status::Done, 1));
+    }
+    drop(client);
+    sidecar.terminate();
+    let (lines, _) = sidecar.rest();
+    assert_eq!(lines, ["ended Removed after 31 tasks"]);
+    assert_eq!(instance.files(), [""; 0]);
+}
+
+/// Connects a producer, lets it submit `count` counting tasks, and returns it with their ids.
+fn owner(instance: &TestInstance, count: usize) -> (Process, Vec<u64>) {
+    let mut producer = process::producer(PRODUCER, instance);
+    assert_eq!(producer.ask("connect", "lane"), "0");
+    let mut ids = Vec::new();
+    for _ in 0..count {
+        ids.push(producer.ask(&format!("submit {COUNT}"), "accepted").parse().unwrap());
+    }
+    (producer, ids)
+}
+
+#[test]
+fn tasks_of_a_killed_producer_run_and_no_later_owner_of_its_lane_gets_their_ids() {
+    let instance = TestInstance::new("orphans");
+    let mut sidecar = process::sidecar(SIDECAR, &instance, &["--lanes", "1", "--capacity", "16"]);
+    let mut seen = BTreeSet::new();
+    for round in 0..4 {
+        let latch = instance.latch(&format!("held-{round}"));
+        let mut producer = process::producer(PRODUCER, &instance);
+        assert_eq!(producer.ask("connect", "lane"), "0");
+        let slow = producer.ask(&format!("submit {SLOW} held-{round}"), "accepted").parse::<u64>().unwrap();
+        assert_eq!(sidecar.line(), format!("entered held-{round} 1"));
+        let mut ids = vec![slow];
+        for _ in 0..=round {
+            ids.push(producer.ask(&format!("submit {COUNT}"), "accepted").parse().unwrap());
+        }
+        producer.kill();
+        latch.open();
+        for id in &ids[1..] {
+            assert_eq!(sidecar.line(), format!("ran {id}"));
+        }
+        for id in ids {
+            assert!(seen.insert(id), "task id {id} was given twice");
+        }
+    }
+}
+
+#[test]
+fn tasks_of_a_producer_that_died_with_the_sidecar_run_after_the_restart() {
+    let instance = TestInstance::new("both");
+    instance.latch("held");
+    let mut sidecar = process::sidecar(SIDECAR, &instance, &["--lanes", "1", "--capacity", "16"]);
+    let (mut producer, first) = owner(&instance, 2);
+    assert_eq!([sidecar.line(), sidecar.line()], [format!("ran {}", first[0]), format!("ran {}", first[1])]);
+    producer.ask(&format!("submit {SLOW} held"), "accepted");
+    assert_eq!(sidecar.line(), "entered held 1");
+    let waiting: Vec<u64> =
+        (0..5).map(|_| producer.ask(&format!("submit {COUNT}"), "accepted").parse().unwrap()).collect();
+    sidecar.kill();
+    producer.kill();
+    let mut sidecar = process::sidecar(SIDECAR, &instance, &[]);
+    for id in &waiting {
+        assert_eq!(sidecar.line(), format!("ran {id}"));
+    }
+    let (_producer, next) = owner(&instance, 1);
+    assert_eq!(sidecar.line(), format!("ran {}", next[0]));
+    assert!(next[0] > waiting[4], "ids of a lane only grow: {next:?} after {waiting:?}");
+}
+
+#[test]
+fn what_a_producer_submitted_and_did_not_live_to_see_noticed_runs_at_the_next_start() {
+    let instance = TestInstance::new("unnoticed");
+    let sidecar = process::sidecar(SIDECAR, &instance, &["--lanes", "2"]);
+    let mut producer = process::producer(PRODUCER, &instance);
+    producer.ask("connect", "lane");
+    sidecar.kill();
+    let id = producer.ask(&format!("submit {COUNT}"), "accepted");
+    producer.kill();
+    let mut sidecar = process::sidecar(SIDECAR, &instance, &[]);
+    assert_eq!(sidecar.line(), format!("ran {id}"));
+    sidecar.terminate();
+    assert_eq!(sidecar.rest().0, ["ended Removed after 1 tasks"]);
+    assert_eq!(instance.files(), [""; 0]);
+}

@@ -1,0 +1,134 @@
+//! Lanes come, go, run out, and are inherited by forks.
+
+#![deny(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use executor_client::{Client, ConnectError, ConnectOptions};
+use executor_tests::FAIL_SAFE;
+use executor_tests::handlers::Sum;
+use executor_tests::instance::TestInstance;
+use executor_tests::process::{self, Process};
+
+const SIDECAR: &str = env!("CARGO_BIN_EXE_sidecar");
+const PRODUCER: &str = env!("CARGO_BIN_EXE_producer");
+const FORKER: &str = env!("CARGO_BIN_EXE_forker");
+
+const SMALL: [&str; 6] = ["--capacity", "8", "--request-bytes", "64", "--response-bytes", "64"];
+
+fn small(lanes: &'static str) -> Vec<&'static str> {
+    [&SMALL[..], &["--lanes", lanes]].concat()
+}
+
+#[test]
+fn a_connect_without_a_free_lane_names_those_that_hold_them() {
+    let instance = TestInstance::new("full");
+    let _sidecar = process::sidecar(SIDECAR, &instance, &small("2"));
+    let mut holders: Vec<Process> = (0..2).map(|_| process::producer(PRODUCER, &instance)).collect();
+    let mut lanes: Vec<String> = holders.iter_mut().map(|holder| holder.ask("connect", "lane")).collect();
+    for holder in &mut holders {
+        holder.ask("submit 1 hello", "accepted");
+        holder.ask("collect", "completion"); // served, so the sidecar knows who holds it
+    }
+    lanes.sort();
+    assert_eq!(lanes, ["0", "1"]);
+    let error = Client::connect(instance.name()).unwrap_err();
+    let ConnectError::NoFreeLane { lanes: 2, holders: named, .. } = &error else { panic!("{error}") };
+    for holder in &holders {
+        assert!(named.contains(&format!("active by pid {}", holder.pid())), "{named}");
+    }
+    assert_eq!(holders[0].ask("drop", "dropped"), "");
+    Client::connect_timeout(instance.name(), FAIL_SAFE).unwrap();
+}
+
+#[test]
+fn a_dropped_client_gives_its_lane_to_the_next() {
+    let instance = TestInstance::new("next");
+    let sidecar = process::sidecar(SIDECAR, &instance, &small("1"));
+    for turn in 0..50 {
+        let mut client = Client::connect_timeout(instance.name(), FAIL_SAFE).unwrap();
+        if turn % 2 == 0 {
+            assert_eq!(client.call_timeout::<Sum>(&[turn, 1], FAIL_SAFE), Ok(turn + 1));
+        }
+    }
+    sidecar.terminate();
+    assert_eq!(sidecar.rest().0, ["ended Removed after 25 tasks"]);
+    assert_eq!(instance.files(), [""; 0]);
+}
+
+#[test]
+fn four_processes_that_come_and_go_lose_no_lane_and_share_none() {
+    let instance = TestInstance::new("churn");
+    let sidecar = process::sidecar(SIDECAR, &instance, &small("3"));
+    let mut producers: Vec<Process> = (0..4).map(|_| process::producer(PRODUCER, &instance)).collect();
+    for producer in &mut producers {
+        producer.tell("churn 500");
+    }
+    let mut ids = BTreeSet::new();
+    for producer in &mut producers {
+        // A thousand resets may take longer than one answer may: whoever waits here waits for the others too.
+        for id in producer.expect("churned").split(' ') {
+            assert!(ids.insert(id.parse::<u64>().unwrap()), "task id {id} was given twice");
+        }
+    }
+    assert_eq!(ids.len(), 2000);
+    // All three lanes are there for one owner each, and not for a fourth.
+    let mut owners = Vec::new();
+    for _ in 0..3 {
+        owners.push(Client::connect_timeout(instance.name(), FAIL_SAFE).unwrap());
+    }
+    let mut lanes: Vec<u32> = owners.iter().map(Client::lane_number).collect();
+    lanes.sort_unstable();
+    assert_eq!(lanes, [0, 1, 2]);
+    assert!(matches!(Client::connect(instance.name()), Err(ConnectError::NoFreeLane { .. })));
+    drop(owners);
+    sidecar.terminate();
+    assert_eq!(sidecar.rest().0, ["ended Removed after 2000 tasks"]);
+    assert_eq!(instance.files(), [""; 0]);
+}
+
+#[test]
+fn a_worker_that_is_wished_for_and_missing_is_replaced_by_another() {
+    let instance = TestInstance::new("wish");
+    let _sidecar = process::sidecar(SIDECAR, &instance, &small("1"));
+    let options = ConnectOptions::new().worker(60).timeout(FAIL_SAFE);
+    let mut client = options.connect(instance.name()).unwrap();
+    assert_eq!(client.call_timeout::<Sum>(&[2, 3], FAIL_SAFE), Ok(5));
+}
+
+#[test]
+fn a_forked_child_is_refused_and_its_end_costs_the_parent_nothing() {
+    let instance = TestInstance::new("fork");
+    let sidecar = process::sidecar(SIDECAR, &instance, &small("2"));
+    let mut forker = Process::start(Command::new(FORKER).args([instance.name().as_str(), "use"]));
+    assert_eq!(forker.line(), "child refused");
+    assert_eq!(forker.line(), "child served");
+    let lane = forker.expect("parent served");
+    // The parent's lane must not have become free by its child's end: two more owners, one lane.
+    let other = Client::connect_timeout(instance.name(), FAIL_SAFE).unwrap();
+    assert_ne!(other.lane_number().to_string(), lane);
+    assert!(matches!(Client::connect(instance.name()), Err(ConnectError::NoFreeLane { .. })));
+    forker.close();
+    assert_eq!(forker.line(), "parent served again");
+    drop((forker, other));
+    sidecar.terminate();
+    let (lines, _) = sidecar.rest();
+    assert_eq!(lines, ["ended Removed after 4 tasks"]);
+}
+
+#[test]
+fn a_killed_parent_is_seen_as_gone_while_its_forked_child_lives() {
+    let instance = TestInstance::new("orphan");
+    let _sidecar = process::sidecar(SIDECAR, &instance, &small("1"));
+    let mut forker = Process::start(Command::new(FORKER).args([instance.name().as_str(), "orphan"]));
+    let mut lines = [forker.line(), forker.line()];
+    lines.sort();
+    assert_eq!(lines, ["child refused", "parent waits"]);
+    // The child holds the same pipe and ends when the test closes it.
+    let pipe = forker.kill_keeping_input();
+    let mut client = Client::connect_timeout(instance.name(), FAIL_SAFE).unwrap();
+    assert_eq!(client.call_timeout::<Sum>(&[4, 5], FAIL_SAFE), Ok(9));
+    drop(pipe);
+}

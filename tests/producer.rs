@@ -1,0 +1,138 @@
+//! A producer that does what its standard input says, a line each, and answers with a line each: `producer INSTANCE`.
+//!
+//! | line | answer |
+//! |---|---|
+//! | `connect` | `lane NUMBER`, or `refused …` |
+//! | `submit HANDLER TEXT` | `accepted TASK_ID`, or `refused …` |
+//! | `collect` | `completion TASK_ID STATUS TEXT`, in order of submission |
+//! | `drop` | `dropped` |
+//! | `stream COUNT SEED` | `streamed COUNT`, every completion compared |
+//! | `churn COUNT` | `churned TASK_ID…`: connects, runs one task and drops, so many times |
+
+#![deny(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "a test's process fails by panicking")]
+
+use std::time::Instant;
+
+use executor_client::{Client, InstanceName, Status, TaskDescriptor};
+use executor_tests::FAIL_SAFE;
+use executor_tests::handlers::{ECHO, tell};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
+
+fn main() {
+    set_pdeathsig(Signal::SIGKILL).unwrap(); // a test that is killed leaves no process
+    let instance = InstanceName::new(&std::env::args().nth(1).unwrap()).unwrap();
+    let mut client = None;
+    for line in std::io::stdin().lines() {
+        let line = line.unwrap();
+        let mut words = line.splitn(3, ' ');
+        let command = words.next().unwrap();
+        let mut number = || words.next().unwrap().parse::<u64>().unwrap();
+        match command {
+            "connect" => match Client::connect_timeout(&instance, FAIL_SAFE) {
+                Ok(connected) => {
+                    tell(format_args!("lane {}", connected.lane_number()));
+                    client = Some(connected);
+                }
+                Err(error) => tell(format_args!("refused {error:?}: {error}")),
+            },
+            "submit" => {
+                let handler = number() as u32;
+                let payload = words.next().unwrap_or_default();
+                match client.as_mut().unwrap().try_submit(&TaskDescriptor::new(handler), payload.as_bytes()) {
+                    Ok(task_id) => tell(format_args!("accepted {}", task_id.as_u64())),
+                    Err(error) => tell(format_args!("refused {error:?}: {error}")),
+                }
+            }
+            "collect" => {
+                let (task_id, status, text) = collect(client.as_mut().unwrap());
+                tell(format_args!("completion {task_id} {status:?} {text}"));
+            }
+            "drop" => {
+                client = None;
+                tell(format_args!("dropped"));
+            }
+            "stream" => {
+                let (count, seed) = (number(), words.next().unwrap().parse().unwrap());
+                stream(client.as_mut().unwrap(), count, seed);
+                tell(format_args!("streamed {count}"));
+            }
+            "churn" => {
+                let ids = (0..number()).map(|turn| churn(&instance, turn));
+                let ids: Vec<String> = ids.map(|id| id.to_string()).collect();
+                tell(format_args!("churned {}", ids.join(" ")));
+            }
+            _ => panic!("no command is called {command}"),
+        }
+    }
+}
+
+fn collect(client: &mut Client) -> (u64, Status, String) {
+    let begun = Instant::now();
+    loop {
+        if let Some(completion) = client.try_collect().unwrap() {
+            return (completion.task_id().as_u64(), completion.status(), completion.text());
+        }
+        assert!(begun.elapsed() < FAIL_SAFE, "the task does not end");
+        std::thread::yield_now();
+    }
+}
+
+/// The payload of a task: its length and every byte follow from its number and the seed.
+fn payload(seed: u64, task: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ task;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as u8
+    };
+    let length = usize::from(next()) % 129;
+    (0..length).map(|_| next()).collect()
+}
+
+/// As many tasks in flight as there are slots; each completion is compared with what its task was.
+fn stream(client: &mut Client, count: u64, seed: u64) {
+    let (mut submitted, mut collected, mut first) = (0, 0, None);
+    let mut begun = Instant::now();
+    while collected < count {
+        while submitted < count {
+            let task = TaskDescriptor::new(ECHO).user_data(submitted);
+            match client.try_submit(&task, &payload(seed, submitted)) {
+                Ok(task_id) => {
+                    let first = *first.get_or_insert(task_id.as_u64());
+                    assert_eq!(task_id.as_u64(), first + submitted, "task ids must follow each other");
+                    submitted += 1;
+                }
+                Err(error) if error.is_full() => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        let mut idle = true;
+        while let Some(completion) = client.try_collect().unwrap() {
+            assert_eq!(completion.user_data(), collected, "completions must come in order");
+            assert_eq!(Some(completion.task_id().as_u64()), first.map(|first| first + collected));
+            assert_eq!((completion.status(), completion.attempt()), (Status::Done, 1));
+            assert_eq!(completion.response().to_vec(), payload(seed, collected), "task {collected} of seed {seed}");
+            collected += 1;
+            idle = false;
+        }
+        if idle {
+            assert!(begun.elapsed() < FAIL_SAFE, "nothing comes back");
+            std::thread::yield_now();
+        } else {
+            begun = Instant::now();
+        }
+    }
+    assert!(client.try_collect().unwrap().is_none(), "more completions than tasks");
+}
+
+/// One whole life of a client. Two owners of one lane would see each other's tasks.
+fn churn(instance: &InstanceName, turn: u64) -> u64 {
+    let mut client = Client::connect_timeout(instance, FAIL_SAFE).unwrap();
+    let payload = format!("{}/{turn}", std::process::id());
+    let mut ticket = client.submit_ticket(&TaskDescriptor::new(ECHO), payload.as_bytes()).unwrap();
+    let completion = client.wait_timeout(&mut ticket, FAIL_SAFE).unwrap();
+    assert_eq!(completion.status(), Status::Done);
+    assert_eq!(completion.response().to_vec(), payload.as_bytes());
+    completion.task_id().as_u64()
+}

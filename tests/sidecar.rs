@@ -1,0 +1,78 @@
+//! A sidecar of the test handlers: `sidecar INSTANCE FOLDER [OPTION VALUE]…`. It says `ready` once it serves, `refused …`
+//! if it cannot, and `ended …` after SIGTERM.
+
+#![deny(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "a test's process fails by panicking")]
+
+use std::process::ExitCode;
+
+use executor_shm::core::idle::IdleStrategy;
+use executor_shm::{InstanceName, Sidecar, StopSignals};
+use executor_tests::handlers::{PANIC_TEXT, registry, tell};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
+
+fn main() -> ExitCode {
+    set_pdeathsig(Signal::SIGKILL).unwrap(); // a test that is killed leaves no process
+    let standard = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if info.payload_as_str() != Some(PANIC_TEXT) {
+            standard(info);
+        }
+    }));
+
+    let mut arguments = std::env::args().skip(1);
+    let instance = InstanceName::new(&arguments.next().unwrap()).unwrap();
+    let folder = arguments.next().unwrap().into();
+    let (mut without, mut changed, mut shared_memory) = (None, None, false);
+    // Yielding, so that tests with more processes than CPUs move on.
+    let mut builder = Sidecar::builder().instance(instance).pinned(false).idle(IdleStrategy::Yield);
+    while let Some(option) = arguments.next() {
+        let value = arguments.next().unwrap();
+        let number = || value.parse::<u32>().unwrap();
+        match option.as_str() {
+            "--lanes" => builder = builder.lanes(number()),
+            "--capacity" => builder = builder.capacity(number()),
+            "--request-bytes" => builder = builder.request_bytes(number()),
+            "--response-bytes" => builder = builder.response_bytes(number()),
+            "--timing" => builder = builder.timing(number() == 1),
+            "--without" => without = Some(number()),
+            "--changed" => changed = Some(number()),
+            "--shared-memory" => {
+                unshare(CloneFlags::CLONE_NEWNS).unwrap();
+                let (none, flags) = (None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE);
+                mount(none, "/", none, flags, none).unwrap();
+                let size = format!("size={value}");
+                mount(Some("tmpfs"), "/dev/shm", Some("tmpfs"), MsFlags::empty(), Some(size.as_str())).unwrap();
+                shared_memory = true;
+            }
+            option => panic!("no option is called {option}"),
+        }
+    }
+
+    let signals = StopSignals::block().unwrap();
+    let handle = match builder.registry(registry(folder, without, changed).unwrap()).start() {
+        Ok(handle) => handle,
+        Err(error) => {
+            let mut text = format!("{error:?}: {error}");
+            let mut source = std::error::Error::source(&error);
+            while let Some(cause) = source {
+                text += &format!(": {cause}");
+                source = cause.source();
+            }
+            tell(format_args!("refused {text}"));
+            if shared_memory {
+                let left: Vec<_> =
+                    std::fs::read_dir("/dev/shm").unwrap().map(|entry| entry.unwrap().file_name()).collect();
+                tell(format_args!("left {left:?}"));
+            }
+            return ExitCode::from(3);
+        }
+    };
+    tell(format_args!("ready"));
+    let report = handle.run_until(&signals).unwrap();
+    tell(format_args!("ended {:?} after {} tasks", report.ending, report.stats.tasks));
+    ExitCode::SUCCESS
+}
