@@ -4,10 +4,10 @@
 //! then.
 //!
 //! # Invariants
-//! - C1: a slot's note is `Plain` or `Ticket` from its submit until its completion is taken, then `Taken`; credit
+//! - N1: a slot's note is `Plain` or `Ticket` from its submit until its completion is taken, then `Taken`; credit
 //!   advances only over slots that are taken, or whose ticket was dropped and whose task has ended.
-//! - C2: completions of plain tasks are taken in order of submission; `cursor` passes over tickets.
-//! - C3: nothing of a mapping is touched in a forked child: every operation compares the fork generation first.
+//! - N2: completions of plain tasks are taken in order of submission; `cursor` passes over tickets.
+//! - N3: nothing of a mapping is touched in a forked child: every operation compares the fork generation first.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -102,7 +102,7 @@ pub enum LaneStatus {
 }
 
 impl Client {
-    /// Connects to a running sidecar of this user or of root, at normal priority.
+    /// Connects to a running sidecar at normal priority. Files that belong to root or to this user are believed.
     ///
     /// # Errors
     ///
@@ -248,7 +248,7 @@ impl Client {
             if self.note_of(self.cursor) == Note::Plain {
                 break;
             }
-            self.cursor += 1; // C2
+            self.cursor += 1; // N2
         }
         let position = self.cursor;
         let Some((record, status)) = self.look(position)? else { return Ok(None) };

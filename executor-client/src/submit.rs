@@ -1,6 +1,6 @@
 //! Submitting: from a descriptor and a payload to an accepted task.
 //!
-//! It waits for nobody: a full lane is an answer. Invariants C1 and C3 are those of [`client`](crate::client).
+//! It waits for nobody: a full lane is an answer. Invariants N1 and N3 are those of [`client`](crate::client).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,7 +70,7 @@ pub struct Batch {
 }
 
 impl Client {
-    /// Whether the next task would be accepted (C3, the gate, I1).
+    /// Whether the next task would be accepted (N3, the gate, I1).
     #[inline(always)]
     fn admit(&mut self, task: &TaskDescriptor) -> Result<(), SubmitError> {
         if self.generation != fork_generation() {
@@ -98,7 +98,7 @@ impl Client {
         }
     }
 
-    /// Advances credit as far as it goes (C1).
+    /// Advances credit as far as it goes (N1).
     #[inline]
     fn reclaim(&mut self) {
         while self.lane.credited() < self.lane.submitted() {

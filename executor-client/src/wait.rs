@@ -8,7 +8,7 @@ use executor_core::record::CompletionRecord;
 use executor_core::{Status, TaskId};
 use executor_shm::lock::fork_generation;
 
-use crate::client::{Client, CollectError, Note};
+use crate::client::{Client, CollectError, LaneStatus, Note};
 use crate::completion::Completion;
 use crate::descriptor::TaskDescriptor;
 use crate::submit::SubmitError;
@@ -260,6 +260,9 @@ impl Pause {
             return Ok(());
         }
         self.probe_at = Some(now + PROBE_INTERVAL);
+        if client.state() == LaneStatus::Lost {
+            return if client.look(position)?.is_some() { Ok(()) } else { Err(WaitError::Discarded) };
+        }
         if client.instance.is_alive() || client.look(position)?.is_some() {
             return Ok(());
         }

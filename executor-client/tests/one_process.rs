@@ -1,4 +1,5 @@
 //! Client and sidecar in one process, as users' own tests have them.
+#![deny(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test's helpers fail by panicking")]
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -268,4 +269,52 @@ fn a_stop_without_time_to_drain_loses_nothing_of_a_producer_that_is_gone() {
     }
     assert_eq!(runs.load(Relaxed), 5, "every accepted task runs exactly once");
     executor_shm::clean::clean(&instance, executor_shm::clean::CleanOptions::default()).unwrap();
+}
+
+fn files(instance: &InstanceName) -> Vec<String> {
+    let prefix = format!("executor.{instance}.");
+    let names = std::fs::read_dir("/dev/shm").unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = names.filter(|name| name.starts_with(&prefix)).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_start_beside_a_living_sidecar_without_a_journal_is_refused_and_removes_nothing() {
+    let instance = name("headless");
+    let sidecar = start(&instance);
+    std::fs::remove_file(format!("/dev/shm/executor.{instance}.journal")).unwrap();
+    let before = files(&instance);
+    let error = Sidecar::builder().instance(instance.clone()).pinned(false).start().unwrap_err();
+    assert!(error.to_string().contains("still in use"), "{error}");
+    assert_eq!(files(&instance), before);
+    sidecar.stop();
+    sidecar.join().unwrap();
+    executor_shm::clean::clean(&instance, executor_shm::clean::CleanOptions::default()).unwrap();
+    assert_eq!(files(&instance), Vec::<String>::new());
+}
+
+#[test]
+fn a_producer_whose_lane_was_damaged_is_told_so_instead_of_waiting_for_ever_and_ids_do_not_repeat() {
+    use std::os::unix::fs::FileExt;
+    let instance = name("damaged");
+    let sidecar = start(&instance);
+    let mut client = Client::connect(&instance).unwrap();
+    sidecar.stop();
+    assert_eq!(sidecar.join().unwrap().ending, Ending::Kept { attached: 1, unanswered: 0 });
+    let mut ticket = client.submit_ticket(&TaskDescriptor::new(1), b"").unwrap();
+    let sq = files(&instance).into_iter().find(|name| name.contains("lane-0") && name.ends_with(".sq")).unwrap();
+    let sq = std::fs::OpenOptions::new().write(true).open(format!("/dev/shm/{sq}")).unwrap();
+    sq.write_all_at(&[0; 64], 0).unwrap();
+    let sidecar = start(&instance);
+    assert_eq!(client.wait(&mut ticket).unwrap_err(), executor_client::WaitError::Discarded);
+    let (lost, lane) = (ticket.task_id(), client.lane_number());
+    drop(client);
+    until("the lane is made anew", || {
+        let mut client = Client::connect(&instance).unwrap();
+        let id = client.try_submit(&TaskDescriptor::new(1), b"").unwrap();
+        assert_ne!(id, lost, "an id was handed out twice");
+        client.lane_number() == lane
+    });
+    drop(sidecar);
 }

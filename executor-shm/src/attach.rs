@@ -3,10 +3,10 @@
 //! It submits nothing; that is [`lane`](crate::lane). The claim is the write lock on the lane's `sq`, and nothing else.
 //!
 //! # Invariants
-//! - T1: a lane is claimed only if, *after* the lock was taken, the mirror still says FREE with the nonce first read and
+//! - A1: a lane is claimed only if, *after* the lock was taken, the mirror still says FREE with the nonce first read and
 //!   the files are pristine: no task, no wish. Otherwise the lock is let go.
-//! - T2: the wish is the last thing written; housekeeping takes a lane with an owner only once it is there, so it never
-//!   reads half a wish. An attacher that dies after its wish leaves files that the next attacher refuses (T1) and
+//! - A2: the wish is the last thing written; housekeeping takes a lane with an owner only once it is there, so it never
+//!   reads half a wish. An attacher that dies after its wish leaves files that the next attacher refuses (A1) and
 //!   housekeeping replaces.
 
 use std::time::Duration;
@@ -247,14 +247,14 @@ impl Instance {
         if cq.len() * 8 < self.geometry.cq_bytes() {
             return Err(FileError::Foreign { name: cq_name, what: "it is too short".to_owned() });
         }
-        // The second look (T1).
+        // The second look (A1).
         let row = table::load_lane(&self.status, &self.geometry, lane);
         let pristine = sq.load_commit(sq_words::SLOTS + COMMIT) == 0 && sq.load(sq_words::WISH) == 0;
         if row.word != word || !pristine {
             return Ok(None);
         }
         sq.store(sq_words::OWNER, u64::from(std::process::id()));
-        sq.commit(sq_words::WISH, wish.word()); // T2
+        sq.commit(sq_words::WISH, wish.word()); // A2
         Ok(Some(Claim { lane, nonce, base: row.base, sq, cq, lock }))
     }
 

@@ -1,7 +1,8 @@
 //! The files of an instance: their names and headers, how they are opened and how they are removed.
 //!
-//! It believes no name: links and special files are refused, a mapping made by name is proven by the header's nonce, and
-//! nothing is unlinked whose inode is not the one held. Making files is the work of module `draft`.
+//! It believes no name: links and special files are refused, and a mapping made by name is proven by the header's nonce.
+//! `status` and `journal` are unlinked only while they are the inodes held; lane files have names with a nonce, which
+//! nobody else can hold. Making files is the work of module `draft`.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

@@ -15,6 +15,7 @@ pub mod housekeeping;
 pub mod inspect;
 pub mod lane;
 pub mod layout;
+mod leftovers;
 pub mod lock;
 pub mod mapped;
 mod mapping;

@@ -10,6 +10,7 @@ use nix::fcntl::OFlag;
 use crate::draft::Draft;
 use crate::files::{self, FileError, Header, InstanceName};
 use crate::layout::{Geometry, GeometryError, Kind, geometry as geometry_words, header, journal, status};
+use crate::leftovers;
 use crate::lock::LockFile;
 use crate::mapped::{SharedWords, WriteWords};
 use crate::state::{InstanceState, LaneState, LaneWord};
@@ -186,7 +187,10 @@ impl Master {
         let state = InstanceState::from_word(head.state).ok_or_else(|| foreign(&name, "its state is none"))?;
         match state {
             InstanceState::New => {
-                Self::clear_foreign(instance, &journal_lock)?;
+                if let Some(name) = leftovers::clear(instance)? {
+                    files::unlink_own(&instance.journal(), &journal_lock)?;
+                    return Err(Round::Fail(MasterError::InUse { name }));
+                }
                 // The sizes of a journal left by a creator that died are as free as those of none.
                 Self::check_wanted(instance, wanted, &geometry, None).or_else(|error| {
                     files::unlink_own(&name, &journal_lock)?;
@@ -194,7 +198,7 @@ impl Master {
                 })?;
             }
             InstanceState::Discarded => {
-                Self::finish_discard(instance, &journal, &geometry, &journal_lock)?;
+                leftovers::finish_discard(instance, &journal, &geometry, &journal_lock)?;
                 return Err(Round::Again);
             }
             _ => {
@@ -264,58 +268,6 @@ impl Master {
         // Locked before anybody can find it.
         take(&draft.lock, "the new journal", || MasterError::AlreadyRunning { instance: instance.clone() })?;
         draft.publish(&instance.journal()).map_err(rival)
-    }
-
-    /// With a journal in state NEW nothing beside it can be ours. What is in use is left alone, the rest removed.
-    fn clear_foreign(instance: &InstanceName, journal_lock: &LockFile) -> Result<(), Round> {
-        let io = |source| FileError::Refused { verb: "list", name: String::new(), source };
-        let (journal, status) = (instance.journal(), instance.status());
-        for name in files::list(instance).map_err(io)? {
-            if name == journal {
-                continue;
-            }
-            let is_sq = name.ends_with(".sq");
-            let lock = match files::open(&name, if is_sq { OFlag::O_RDWR } else { OFlag::O_RDONLY }) {
-                Ok(lock) => lock,
-                Err(error) if error.is_missing() => continue,
-                Err(error) => {
-                    files::unlink_own(&journal, journal_lock)?;
-                    return Err(error.into());
-                }
-            };
-            let used = if name == status {
-                lock.is_write_locked()
-            } else if is_sq {
-                lock.try_lock().map(|()| false).or_else(|e| if e == Errno::EAGAIN { Ok(true) } else { Err(e) })
-            } else {
-                Ok(false)
-            };
-            if used.map_err(|errno| FileError::refused("probe", &name, errno))? {
-                files::unlink_own(&journal, journal_lock)?;
-                return Err(Round::Fail(MasterError::InUse { name }));
-            }
-            files::unlink_own(&name, &lock)?;
-        }
-        Ok(())
-    }
-
-    /// Completes a discard that was killed: the journal says so, so everything may go.
-    fn finish_discard(
-        instance: &InstanceName,
-        journal: &WriteWords,
-        geometry: &Geometry,
-        journal_lock: &LockFile,
-    ) -> Result<(), Round> {
-        for lane in 0..geometry.lanes {
-            let word = LaneWord::from_word(journal.load(geometry.journal_lane(lane) + journal::k::STATE));
-            if word.state() != Some(LaneState::Absent) {
-                files::unlink(&instance.sq(lane, word.nonce()))?;
-                files::unlink(&instance.cq(lane, word.nonce()))?;
-            }
-        }
-        files::unlink(&instance.status())?;
-        files::unlink_own(&instance.journal(), journal_lock)?;
-        Ok(())
     }
 
     fn check_wanted(

@@ -217,8 +217,6 @@ impl SidecarBuilder {
         status.store(status::PID, u64::from(std::process::id()));
         status.store(status::STARTED_AT, realtime_ns());
         status.store(status::WORKERS_USED, u64::from(workers));
-        table::store_registry(&status, &geometry, &rows, generation);
-        master.journal.store(journal::GENERATION, u64::from(generation));
 
         let orders = Arc::new(Orders::default());
         let (mut housekeeping, recovery) = Housekeeping::recover(
@@ -229,6 +227,9 @@ impl SidecarBuilder {
             Arc::clone(&orders),
             self.drain_time,
         )?;
+        // After recovery: a start killed before this point leaves the old rows for the next one to judge by.
+        table::store_registry(&status, &geometry, &rows, generation);
+        housekeeping.master.journal.store(journal::GENERATION, u64::from(generation));
         housekeeping.master.sweep()?;
         housekeeping.make_first_lanes()?;
 
