@@ -36,6 +36,7 @@ fn a_task_goes_round_between_two_processes() {
     let mut client = connect(&instance);
     assert_eq!(client.call_timeout::<Sum>(&[40, 2], FAIL_SAFE), Ok(42));
     drop(client);
+    instance.wait_until_deserted();
     sidecar.terminate();
     assert_eq!(sidecar.rest().0, ["ended Removed after 1 tasks"]);
 }
@@ -58,6 +59,7 @@ fn three_producers_get_each_completion_once_in_order_and_whole() {
         assert_eq!(producer.line(), "streamed 20000");
     }
     drop(producers);
+    instance.wait_until_deserted();
     sidecar.terminate();
     let (lines, _) = sidecar.rest();
     assert!(lines[0].ends_with(" after 60000 tasks"), "{lines:?}");
@@ -108,6 +110,7 @@ fn every_status_crosses_with_its_detail_and_its_text() {
     assert_eq!(end(&mut client, patient).0, Status::Done);
 
     drop(client);
+    instance.wait_until_deserted();
     sidecar.terminate();
     let (lines, _) = sidecar.rest();
     assert_eq!(lines, ["ended Removed after 11 tasks"], "the expired task must not have run");

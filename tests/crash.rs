@@ -81,6 +81,7 @@ fn every_task_accepted_around_a_kill_gets_one_completion_and_runs_once() {
         .collect();
     assert_eq!(ran, effects, "each task has its effect once and in order");
     drop(client);
+    instance.wait_until_deserted();
     sidecar.terminate();
     let (lines, _) = sidecar.rest();
     assert!(lines.len() == 1 && lines[0].starts_with("ended Removed"), "{lines:?}");
@@ -112,6 +113,7 @@ fn an_idempotent_task_in_flight_runs_again_as_attempt_two_and_then_no_more() {
     let sidecar = process::sidecar(SIDECAR, &instance, &[]);
     assert_eq!(end(&mut client, &mut ticket), (Status::Interrupted(Interrupted::Attempts), 2));
     drop(client);
+    instance.wait_until_deserted();
     sidecar.terminate();
     assert!(!sidecar.rest().0.iter().any(|line| line.starts_with("entered")), "it ran a third time");
 }
@@ -142,6 +144,7 @@ fn a_stop_with_nobody_attached_leaves_no_file() {
     let sidecar = process::sidecar(SIDECAR, &instance, &[]);
     assert!(!instance.files().is_empty());
     drop(connect(&instance));
+    instance.wait_until_deserted();
     sidecar.terminate();
     let (lines, status) = sidecar.rest();
     assert_eq!(lines, ["ended Removed after 0 tasks"]);
@@ -167,6 +170,7 @@ fn a_stop_with_an_attached_producer_keeps_its_files_and_the_next_start_serves_wh
         assert_eq!(end(&mut client, ticket), (Status::Done, 1));
     }
     drop(client);
+    instance.wait_until_deserted();
     sidecar.terminate();
     let (lines, _) = sidecar.rest();
     assert_eq!(lines, ["ended Removed after 31 tasks"]);
@@ -243,6 +247,7 @@ fn what_a_producer_submitted_and_did_not_live_to_see_noticed_runs_at_the_next_st
     producer.kill();
     let mut sidecar = process::sidecar(SIDECAR, &instance, &[]);
     assert_eq!(sidecar.line(), format!("ran {id}"));
+    instance.wait_until_deserted();
     sidecar.terminate();
     assert_eq!(sidecar.rest().0, ["ended Removed after 1 tasks"]);
     assert_eq!(instance.files(), [""; 0]);

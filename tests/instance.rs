@@ -4,9 +4,13 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::Instant;
 
 use executor_client::InstanceName;
+use executor_shm::inspect::Inspector;
 use nix::sys::stat::Mode;
+
+use crate::FAIL_SAFE;
 
 /// A name nobody else uses, and a folder for latches. Dropped, also by a panic, its files and the folder are removed;
 /// so it must be made before the processes that use it.
@@ -64,6 +68,24 @@ impl TestInstance {
         names.retain(|name| name.starts_with(&prefix));
         names.sort();
         names
+    }
+
+    /// Waits until nobody holds a lane.
+    ///
+    /// A dropped client has let go of its lane, but a process that another test of this program is starting right now
+    /// may still have a copy of its descriptor, until its `exec` closes it. A stop ordered in that moment would rightly
+    /// keep the files.
+    ///
+    /// # Panics
+    ///
+    /// Somebody holds one for good.
+    pub fn wait_until_deserted(&self) {
+        let begun = Instant::now();
+        let inspector = Inspector::open(&self.name).unwrap();
+        while inspector.look().lanes.iter().any(|lane| lane.attached == Some(true)) {
+            assert!(begun.elapsed() < FAIL_SAFE, "a lane of {} stays attached", self.name);
+            std::thread::yield_now();
+        }
     }
 
     /// The path of one of its two named files: `status` or `journal`.

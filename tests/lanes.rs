@@ -53,6 +53,7 @@ fn a_dropped_client_gives_its_lane_to_the_next() {
             assert_eq!(client.call_timeout::<Sum>(&[turn, 1], FAIL_SAFE), Ok(turn + 1));
         }
     }
+    instance.wait_until_deserted();
     sidecar.terminate();
     assert_eq!(sidecar.rest().0, ["ended Removed after 25 tasks"]);
     assert_eq!(instance.files(), [""; 0]);
@@ -84,6 +85,7 @@ fn four_processes_that_come_and_go_lose_no_lane_and_share_none() {
     assert_eq!(lanes, [0, 1, 2]);
     assert!(matches!(Client::connect(instance.name()), Err(ConnectError::NoFreeLane { .. })));
     drop(owners);
+    instance.wait_until_deserted();
     sidecar.terminate();
     assert_eq!(sidecar.rest().0, ["ended Removed after 2000 tasks"]);
     assert_eq!(instance.files(), [""; 0]);
@@ -113,6 +115,7 @@ fn a_forked_child_is_refused_and_its_end_costs_the_parent_nothing() {
     forker.close();
     assert_eq!(forker.line(), "parent served again");
     drop((forker, other));
+    instance.wait_until_deserted();
     sidecar.terminate();
     let (lines, _) = sidecar.rest();
     assert_eq!(lines, ["ended Removed after 4 tasks"]);

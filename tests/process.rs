@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
-use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 
 use nix::sys::signal::{Signal, kill};
@@ -11,10 +10,6 @@ use nix::unistd::Pid;
 
 use crate::FAIL_SAFE;
 use crate::instance::TestInstance;
-
-/// Held while a process is being started. Between fork and exec it keeps the locks of this process's clients alive, as
-/// the pages on forks say; a test that dropped its client and orders a stop must not see such a lock by accident.
-static STARTING: Mutex<()> = Mutex::new(());
 
 /// A child of this process. Dropped, also by a panic, it is killed and reaped.
 #[derive(Debug)]
@@ -33,10 +28,7 @@ impl Process {
     ///
     /// It cannot be started.
     pub fn start(command: &mut Command) -> Self {
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let starting = STARTING.lock();
-        let mut child = command.spawn().unwrap(); // returns after the exec
-        drop(starting);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let out = child.stdout.take().unwrap();
         let (tell, lines) = channel();
         std::thread::spawn(move || {
@@ -159,13 +151,12 @@ impl Process {
         self.input = None;
     }
 
-    /// Asks it to end, once nothing that is being started can hold a lock any more.
+    /// Asks it to end.
     ///
     /// # Panics
     ///
     /// It is gone.
     pub fn terminate(&self) {
-        drop(STARTING.lock());
         kill(Pid::from_raw(self.pid() as i32), Signal::SIGTERM).unwrap();
     }
 }

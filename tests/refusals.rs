@@ -57,6 +57,7 @@ fn a_second_sidecar_on_a_living_name_is_refused_and_harms_nothing() {
     }
     assert_eq!(client.call_timeout::<Sum>(&[3, 4], FAIL_SAFE), Ok(7));
     drop(client);
+    instance.wait_until_deserted();
     sidecar.terminate();
     assert_eq!(sidecar.rest().0, ["ended Removed after 2 tasks"]);
 }
@@ -205,6 +206,7 @@ fn processes_started_without_a_standard_input_go_on_as_others() {
     assert_eq!(sidecar.line(), "ready");
     serves(&instance);
     drop(Client::connect_timeout(instance.name(), FAIL_SAFE).unwrap());
+    instance.wait_until_deserted();
     sidecar.terminate();
     assert_eq!(sidecar.rest().0, ["ended Removed after 1 tasks"]);
     assert_eq!(instance.files(), [""; 0]);
@@ -241,6 +243,7 @@ fn too_few_descriptors_refuse_a_start_or_a_connect_by_name_and_leave_nothing() {
         if line == "ready" {
             started = true;
             serves(&instance);
+            instance.wait_until_deserted();
             sidecar.terminate();
             let (lines, _) = sidecar.rest();
             assert!(lines[0].starts_with("ended Removed"), "limit {limit}: {lines:?}");
