@@ -187,8 +187,11 @@ impl Master {
         let state = InstanceState::from_word(head.state).ok_or_else(|| foreign(&name, "its state is none"))?;
         match state {
             InstanceState::New => {
-                if let Some(name) = leftovers::clear(instance)? {
-                    files::unlink_own(&instance.journal(), &journal_lock)?;
+                let in_use = leftovers::clear(instance);
+                if !matches!(in_use, Ok(None)) {
+                    files::unlink_own(&name, &journal_lock)?;
+                }
+                if let Some(name) = in_use? {
                     return Err(Round::Fail(MasterError::InUse { name }));
                 }
                 // The sizes of a journal left by a creator that died are as free as those of none.
@@ -219,7 +222,12 @@ impl Master {
         }
         let fresh = state == InstanceState::New;
         let timed = if fresh { wanted.timing.unwrap_or(true) } else { journal.load(geometry_words::FLAGS) & 1 != 0 };
-        let (status, status_lock) = Self::take_status(instance, &geometry, head.nonce)?;
+        let (status, status_lock) = Self::take_status(instance, &geometry, head.nonce).or_else(|error| {
+            if fresh && matches!(error, Round::Fail(_)) {
+                files::unlink_own(&name, &journal_lock)?; // the journal of no instance goes with the start that failed
+            }
+            Err(error)
+        })?;
         // After both locks are held: are the names still ours? A stop may have removed them in between.
         if !files::is_still(&name, &journal_lock)? || !files::is_still(&instance.status(), &status_lock)? {
             return Err(Round::Again);
