@@ -197,6 +197,15 @@ fn an_unprivileged_user_sees_what_could_not_be_read() {
 }
 
 #[test]
+fn a_file_without_an_end_is_skipped() {
+    let pagemap = Path::new("/proc/self/pagemap"); // a regular file of 0 bytes, and 2^38 to read
+    let output = demo(pagemap, &["--json", "/proc/self/cmdline"]);
+    let report = assert_good(&output);
+    assert_eq!((&report["files"], &report["skipped"]), (&1.into(), &1.into()), "{report:#}");
+    assert!(report["skipped_files"][0]["why"].as_str().unwrap().contains("past the size"), "{report:#}");
+}
+
+#[test]
 fn one_cpu_is_enough() {
     let folder = Folder::new("one-cpu");
     folder.write("file", 1_000_000);

@@ -27,6 +27,9 @@ use crate::times::Times;
 const PROGRESS: Duration = Duration::from_millis(100);
 /// Without any completion for so long, the sidecar is given up. The demo starts a dead one again well before.
 const SILENCE: Duration = Duration::from_secs(30);
+/// How far a file may go past the size it had when it was opened: a log that grows is hashed to its end, a pseudo-file
+/// such as `/proc/self/pagemap`, which says it has 0 bytes and has 2^38, is not.
+const GROWTH: u64 = 1 << 20;
 /// Misses between two looks at the clock.
 const MISSES: u32 = 1 << 12;
 
@@ -51,6 +54,8 @@ pub(crate) struct Hashing {
 struct Open {
     number: usize,
     file: File,
+    /// The most bytes it may turn out to have.
+    bytes_max: u64,
     chain: Chain,
     check: Sha256,
     chunk: usize,
@@ -107,12 +112,7 @@ impl Hashing {
     /// Puts the first chunk of the next file that can be read into flight.
     fn open_next(&mut self, slot: usize) -> Result<(), GaveUp> {
         while let Some((number, path)) = self.files.next() {
-            let open = open_regular(&path).and_then(|file| {
-                self.submit_next(
-                    slot,
-                    Open { number, file, chain: Chain::default(), check: Sha256::new(), chunk: 0, last: false },
-                )
-            });
+            let open = Open::new(number, &path).and_then(|open| self.submit_next(slot, open));
             match open {
                 Ok(()) => return Ok(()),
                 Err(Stop::Skip(why)) => say(&Line::Skipped { file: number, why })?,
@@ -128,6 +128,9 @@ impl Hashing {
         open.chunk = read_full(&mut open.file, chunk)?;
         // A file that ends with a full chunk has an empty one behind it: nobody knows the end before it is read.
         open.last = open.chunk < chunk.len();
+        if open.chain.length() + open.chunk as u64 > open.bytes_max {
+            return Err(Stop::Skip("goes on far past the size it had when it was opened".to_owned()));
+        }
         let chunk = chunk.get(..open.chunk).unwrap_or_default();
         open.check.update(chunk);
         header.copy_from_slice(bytemuck::bytes_of(&open.chain.header(open.last)));
@@ -239,11 +242,18 @@ impl From<GaveUp> for Stop {
     }
 }
 
-/// Opens a file that is still a regular one: since it was found, a link or a pipe may have taken its name.
-fn open_regular(path: &Path) -> Result<File, Stop> {
-    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-    let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
-    if file.metadata()?.is_file() { Ok(file) } else { Err(Stop::Skip("no longer a regular file".to_owned())) }
+impl Open {
+    /// Opens a file that is still a regular one: since it was found, a link or a pipe may have taken its name.
+    fn new(number: usize, path: &Path) -> Result<Self, Stop> {
+        let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+        let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
+        let facts = file.metadata()?;
+        if !facts.is_file() {
+            return Err(Stop::Skip("no longer a regular file".to_owned()));
+        }
+        let bytes_max = facts.len().saturating_add(GROWTH);
+        Ok(Self { number, file, bytes_max, chain: Chain::default(), check: Sha256::new(), chunk: 0, last: false })
+    }
 }
 
 /// Fills `chunk` as far as the file goes.
