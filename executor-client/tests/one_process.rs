@@ -312,9 +312,12 @@ fn a_producer_whose_lane_was_damaged_is_told_so_instead_of_waiting_for_ever_and_
     drop(client);
     until("the lane is made anew", || {
         let mut client = Client::connect(&instance).unwrap();
-        let id = client.try_submit(&TaskDescriptor::new(1), b"").unwrap();
-        assert_ne!(id, lost, "an id was handed out twice");
+        // Answered before the client goes, so that the stop below finds nothing to leave behind.
+        let mut ticket = client.submit_ticket(&TaskDescriptor::new(1), b"").unwrap();
+        client.wait(&mut ticket).unwrap();
+        assert_ne!(ticket.task_id(), lost, "an id was handed out twice");
         client.lane_number() == lane
     });
-    drop(sidecar);
+    sidecar.stop();
+    assert_eq!(sidecar.join().unwrap().ending, Ending::Removed);
 }

@@ -327,9 +327,9 @@ impl Bench {
                 } else if !started {
                     assert_eq!(self.calls, 0, "the handler ran before the task was started");
                     (position, None)
-                } else if verdict.is_some() {
+                } else if let Some(verdict) = verdict {
                     self.ended(Answer { response: Vec::new(), ..answer });
-                    (position + 1, Some(Err(verdict.unwrap())))
+                    (position + 1, Some(Err(verdict)))
                 } else if let Some(reason) = reason {
                     let status = Status::Interrupted(reason);
                     self.ended(Answer { position, status, attempt: attempts, response: Vec::new() });
