@@ -72,7 +72,8 @@ fn every_status_crosses_with_its_detail_and_its_text() {
     let mut client = connect(&instance);
     let latch = instance.latch("busy");
 
-    let cases: [(u32, &[u8], Status, u16, &str, Ran); 7] = [
+    type Case<'a> = (u32, &'a [u8], Status, u16, &'a str, Ran);
+    let cases: [Case<'_>; 7] = [
         (handlers::ECHO, b"as it was", Status::Done, 1, "as it was", Ran::Yes),
         (handlers::FAIL, b"", Status::Failed { code: 42 }, 1, handlers::FAILURE, Ran::Yes),
         (handlers::PANIC, b"", Status::Panicked, 1, handlers::PANIC_TEXT, Ran::Yes),

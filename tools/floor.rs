@@ -18,6 +18,7 @@ mod stopwatch;
 use std::hint::black_box;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+// SeqCst: of compiler fences only, where the real step and submit have theirs.
 use std::sync::atomic::{
     Ordering::{Acquire, Relaxed, Release, SeqCst},
     compiler_fence,
