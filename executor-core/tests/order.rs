@@ -99,6 +99,21 @@ fn a_saturated_higher_class_passes_a_lower_one_over_exactly_to_the_limit() {
 }
 
 #[test]
+fn tasks_that_run_while_a_class_is_empty_do_not_pass_it_over() {
+    let script = script(64);
+    script.adopt(&[Low, Critical]);
+    fill(&script.world, 1, 1);
+    let world = script.serve_total(2 * LIMIT + 1, &registry(), |world| {
+        refill(world, [1]);
+        if world.ended() == LIMIT + 6 {
+            fill(world, 0, 1);
+        }
+    });
+    // Looked at after 64 tasks, when it had nothing, and again after as many.
+    assert_eq!(world.runs(), [(1, 2 * LIMIT), (0, 1)]);
+}
+
+#[test]
 fn the_least_urgent_of_two_classes_that_are_due_goes_first() {
     let script = script(64);
     script.adopt(&Priority::ALL);

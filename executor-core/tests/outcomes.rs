@@ -289,12 +289,13 @@ impl TaskSpec for Widest {
     type Output = Wide;
 }
 
+/// No bytes at all, but aligned to more than the place where an inline payload lies.
 struct Empty;
 impl TaskSpec for Empty {
     const ID: u32 = 3;
     const NAME: &'static str = "empty";
     const SCHEMA: u32 = 1;
-    type Args = ();
+    type Args = [Wide; 0];
     type Output = ();
 }
 
@@ -303,7 +304,7 @@ fn typed_handlers_never_see_a_payload_that_is_no_value_of_their_arguments() {
     let mut builder = Registry::builder();
     builder.typed::<Flag>(|_, flag| Ok(if *flag == Switch::Off { Switch::On } else { Switch::Off }));
     builder.typed::<Widest>(|_, wide| Ok(*wide));
-    builder.typed::<Empty>(|_, ()| Err(TaskError::with_code(3, "empty")));
+    builder.typed::<Empty>(|_, []| Err(TaskError::with_code(3, "empty")));
     let mut running = Running::start(&builder.build().unwrap());
     assert_eq!(running.call(1, &[0]).response(), [1]);
     assert_eq!(running.call(1, &[1]).response(), [0]);
