@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use executor_core::cpu::CpuError;
 use indicatif::{ProgressBar, ProgressStyle};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::cli::DemoArgs;
@@ -24,6 +25,8 @@ const WINDOW: usize = 64;
 const RESTARTS: u64 = 3;
 /// How long a child may take to say its first word, or its last one once it was asked to stop.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Turns of the executor and its floors.
+const ROUNDS: usize = 5;
 /// How long a floor may take, which spins on two CPUs without ever yielding: done in 100 ms if they are its own.
 const FLOOR_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -90,9 +93,8 @@ pub(crate) fn demo(arguments: &DemoArgs) -> Result<bool, DemoError> {
         (false, false) => print(text.as_bytes()),
     };
     let mut demo = Demo { children: Children::new().map_err(system("listen for Ctrl-C"))?, sidecar: None, plan };
-    demo.measure_floor(&mut report)?;
     say(&demo.start_sidecar(arguments, &mut report)?);
-    demo.measure_echo(&mut report)?;
+    demo.measure_round_trips(&mut report)?;
     say(&report.echo_text());
     demo.hash(arguments, selection.files, &mut report)?;
     demo.stop();
@@ -196,20 +198,34 @@ impl Demo {
         }
     }
 
-    /// Before the sidecar runs: it would take one of the two CPUs.
-    fn measure_floor(&mut self, report: &mut Report) -> Result<(), DemoError> {
-        let work =
-            |kind: &str| [kind.to_owned(), self.plan.first_producer().to_string(), self.plan.sidecar.to_string()];
-        let (ping_pong, unix_socket) = (work("ping-pong"), work("unix-socket"));
-        report.ping_pong_ns = self.measure(&ping_pong, FLOOR_PATIENCE)?;
-        report.unix_socket_ns = self.measure(&unix_socket, FLOOR_PATIENCE)?;
+    /// Measures the executor and its floors in turns, since a machine's speed drifts from second to second, and keeps
+    /// the medians. The sidecar is paused while a floor is measured: it would take one of the two CPUs.
+    fn measure_round_trips(&mut self, report: &mut Report) -> Result<(), DemoError> {
+        let cpus = [self.plan.first_producer().to_string(), self.plan.sidecar.to_string()];
+        let floor = |kind: &str| [kind.to_owned(), cpus[0].clone(), cpus[1].clone()];
+        let echo = ["echo".to_owned(), self.plan.instance.clone(), cpus[0].clone()];
+        let mut found: [Vec<f64>; 3] = Default::default();
+        for round in 0..ROUNDS {
+            self.pause(Signal::SIGSTOP);
+            let ping_pong = self.measure(&floor("ping-pong"), FLOOR_PATIENCE)?;
+            let unix_socket = self.measure(&floor("unix-socket"), FLOOR_PATIENCE)?;
+            self.pause(Signal::SIGCONT);
+            let echo = self.measure(&echo, PATIENCE)?;
+            for (all, one) in found.iter_mut().zip([ping_pong, unix_socket, echo]) {
+                all.extend(one);
+            }
+            if ping_pong.is_none() && round == 0 {
+                break; // the CPUs are busy: more rounds would only take long
+            }
+        }
+        [report.ping_pong_ns, report.unix_socket_ns, report.echo_ns] = found.map(median);
         Ok(())
     }
 
-    fn measure_echo(&mut self, report: &mut Report) -> Result<(), DemoError> {
-        let work = ["echo".to_owned(), self.plan.instance.clone(), self.plan.first_producer().to_string()];
-        report.echo_ns = self.measure(&work, PATIENCE)?;
-        Ok(())
+    fn pause(&mut self, signal: Signal) {
+        if let Some(sidecar) = self.sidecar {
+            self.children.signal(sidecar, signal);
+        }
     }
 
     /// Hashes all files; on the way back `report` is complete.
@@ -315,6 +331,11 @@ impl Share {
 
 fn read_line(line: &str) -> Result<Line, DemoError> {
     serde_json::from_str(line).map_err(|_| DemoError::Producer(format!("it said {line:?}")))
+}
+
+fn median(mut figures: Vec<f64>) -> Option<f64> {
+    figures.sort_by(f64::total_cmp);
+    figures.get(figures.len() / 2).copied()
 }
 
 /// Paths as a producer reads them: each ended by a zero byte, which no path can hold.

@@ -85,9 +85,15 @@ impl Children {
 
     /// Asks a child to stop.
     pub(crate) fn terminate(&mut self, number: usize) {
+        self.signal(number, Signal::SIGTERM);
+        self.signal(number, Signal::SIGCONT); // it may be paused
+    }
+
+    /// Sends a signal to a child that was not waited for yet.
+    pub(crate) fn signal(&mut self, number: usize, signal: Signal) {
         if let Some(Some(child)) = self.children.get(number) {
             // It fails only for a child that has ended already.
-            let _ = kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM);
+            let _ = kill(Pid::from_raw(child.id() as i32), signal);
         }
     }
 

@@ -22,11 +22,11 @@ use crate::processes::end_with_parent;
 
 /// How long it waits for the demo's sidecar.
 const CONNECT: Duration = Duration::from_secs(10);
-/// Trips of either kind: some 50 ms.
-const PING_PONG_TRIPS: u64 = 200_000;
-const SOCKET_TRIPS: u64 = 5_000;
-/// How long echo goes on.
-const ECHO_TIME: Duration = Duration::from_secs(1);
+/// Trips of either kind in one turn: some 20 to 50 ms.
+const PING_PONG_TRIPS: u64 = 100_000;
+const SOCKET_TRIPS: u64 = 1_000;
+/// How long one turn of echo goes on: five are a second.
+const ECHO_TIME: Duration = Duration::from_millis(200);
 /// Round trips between two looks at the clock.
 const ECHO_BATCH: u64 = 256;
 
