@@ -35,14 +35,14 @@ pub(crate) fn read_stats(words: &impl Words, geometry: &Geometry) -> SidecarStat
     let word = |at: usize| words.load(geometry.meter() + at);
     let mut stats = SidecarStats::default();
     for worker in 0..layout.workers {
-        stats.tasks += word(layout.worker(worker) + meter::WorkerWord::Tasks as usize);
-        stats.lanes += word(layout.worker(worker) + meter::WorkerWord::Lanes as usize);
+        stats.tasks = stats.tasks.saturating_add(word(layout.worker(worker) + meter::WorkerWord::Tasks as usize));
+        stats.lanes = stats.lanes.saturating_add(word(layout.worker(worker) + meter::WorkerWord::Lanes as usize));
     }
     // Lanes count what did not end well; the rest is Done.
     for (code, count) in stats.by_status.iter_mut().enumerate().skip(2) {
-        *count = (0..layout.lanes).map(|lane| word(layout.lane(lane) + code)).sum();
+        *count = (0..layout.lanes).map(|lane| word(layout.lane(lane) + code)).fold(0, u64::saturating_add);
     }
-    let unwell: u64 = stats.by_status.iter().sum();
+    let unwell = stats.by_status.iter().copied().fold(0, u64::saturating_add);
     stats.by_status[1] = stats.tasks.saturating_sub(unwell);
     stats
 }

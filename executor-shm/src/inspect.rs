@@ -297,7 +297,7 @@ impl Inspector {
                 for worker in 0..layout.workers {
                     let at = layout.handler(worker, place);
                     for (code, count) in view.by_status.iter_mut().enumerate() {
-                        *count += self.meter(at + code);
+                        *count = count.saturating_add(self.meter(at + code));
                     }
                     view.queue.merge(&self.histogram(at + COUNTS));
                     view.run.merge(&self.histogram(at + COUNTS + BUCKETS));
@@ -368,7 +368,8 @@ impl Inspector {
             });
         }
         let capacity = u64::from(self.geometry.capacity);
-        let depth = (0..capacity).take_while(|ahead| sq.load_commit(slot(started + ahead) + COMMIT) > started + ahead);
+        let waits = |position: u64| sq.load_commit(slot(position) + COMMIT) > position;
+        let depth = (0..capacity).take_while(|ahead| waits(started.wrapping_add(*ahead)));
         view.depth = Some(depth.count() as u64);
         view.started = Some(started);
         view.completed = Some(completed);
@@ -378,7 +379,7 @@ impl Inspector {
     pub fn completion(&self, lane: u32, nonce: u64, position: u64) -> Option<CompletionRecord> {
         let cq = files::map_path(&self.directory.join(self.instance.cq(lane, nonce))).ok()?;
         let slot = sq_words::SLOTS + (position & self.geometry.mask()) as usize * WORDS;
-        if cq.len() * 8 < self.geometry.cq_bytes() || cq.load_commit(slot + COMMIT) != position + 1 {
+        if cq.len() * 8 < self.geometry.cq_bytes() || cq.load_commit(slot + COMMIT) != position.wrapping_add(1) {
             return None;
         }
         Some(CompletionRecord { words: cq.load_record(slot) })

@@ -259,7 +259,7 @@ pub(crate) fn verdict_word(verdict: Option<Status>) -> u64 {
 impl<S: Words, C: WordsMut, J: WordsMut> Lane for WorkerHalf<S, C, J> {
     #[inline(always)]
     fn is_ready(&self) -> bool {
-        self.rerun.is_some() || self.sq.load(self.shape.slot(self.position) + COMMIT) == self.position + 1
+        self.rerun.is_some() || self.sq.load(self.shape.slot(self.position) + COMMIT) == self.position.wrapping_add(1)
     }
 
     #[inline(always)]
@@ -268,7 +268,7 @@ impl<S: Words, C: WordsMut, J: WordsMut> Lane for WorkerHalf<S, C, J> {
             return self.take_again(into, rerun);
         }
         let slot = self.shape.slot(self.position);
-        if self.sq.load_commit(slot + COMMIT) != self.position + 1 {
+        if self.sq.load_commit(slot + COMMIT) != self.position.wrapping_add(1) {
             return 0; // P1
         }
         // The private snapshot, each word loaded once; it goes to the journal as well, where a later life can find it.
@@ -305,7 +305,7 @@ impl<S: Words, C: WordsMut, J: WordsMut> Lane for WorkerHalf<S, C, J> {
         }
         self.journal.store(self.lines + k::VERDICT, verdict_word(verdict));
         self.journal.store(self.lines + k::STARTED_AT, started_at);
-        self.journal.commit(self.lines + COMMIT, self.position + 1); // P3
+        self.journal.commit(self.lines + COMMIT, self.position.wrapping_add(1)); // P3
         // SeqCst: only the compiler is held back here. The handler's effects must not move before STARTED: a kill
         // between them would otherwise leave effects of a task that the journal calls not started.
         compiler_fence(SeqCst);
@@ -325,8 +325,8 @@ impl<S: Words, C: WordsMut, J: WordsMut> Lane for WorkerHalf<S, C, J> {
         self.rerun = None;
         let slot = self.shape.slot(self.position);
         self.cq.store_record(slot, &completion.words);
-        self.cq.commit(slot + COMMIT, self.position + 1); // P2
-        self.position += 1;
+        self.cq.commit(slot + COMMIT, self.position.wrapping_add(1)); // P2
+        self.position = self.position.wrapping_add(1);
     }
 
     #[inline(always)]

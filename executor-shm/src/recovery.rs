@@ -50,7 +50,7 @@ pub fn is_unanswered(
 ) -> bool {
     let position = journal.load_commit(lines + COMMIT);
     let slot = |position: u64| SLOTS + (position & geometry.mask()) as usize * WORDS;
-    let waiting = sq.load_commit(slot(position) + COMMIT) == position + 1;
+    let waiting = sq.load_commit(slot(position) + COMMIT) == position.wrapping_add(1);
     let in_flight = position > 0 && cq.is_none_or(|cq| cq.load(slot(position - 1) + COMMIT) != position);
     waiting || in_flight
 }

@@ -213,7 +213,7 @@ impl SidecarBuilder {
         let Some((rows, generation)) = merged else {
             return Err(StartError::NoRoom { instance: self.instance, room: geometry.handlers });
         };
-        status.store(status::EPOCH, status.load(status::EPOCH) + 1);
+        status.store(status::EPOCH, status.load(status::EPOCH).wrapping_add(1));
         status.store(status::PID, u64::from(std::process::id()));
         status.store(status::STARTED_AT, realtime_ns());
         status.store(status::WORKERS_USED, u64::from(workers));

@@ -82,7 +82,7 @@ impl Placement {
 pub struct ClockUnreadable;
 
 pub(crate) fn store_clock(words: &impl WordsMut, source: ClockSource, calibration: &Calibration) {
-    let sequence = words.load(status::CLOCK_SEQUENCE) | 1;
+    let sequence = u64::from(words.load(status::CLOCK_SEQUENCE) as u32) | 1; // never 0 once it is even again
     words.commit(status::CLOCK_SEQUENCE, sequence);
     // A reader that saw the odd number before must not see new words with it; on x86-64 stores keep their order, and
     // elsewhere each word is committed on its own.
@@ -200,7 +200,7 @@ pub(crate) fn merge_registry(
 ) -> Option<(Vec<HandlerRow>, u32)> {
     // Rows are stored before their generation: a start that was killed between them left rows of a later one.
     let generation = old.iter().map(|row| row.since).max().unwrap_or(0).max(generation);
-    let next = generation + 1;
+    let next = generation.saturating_add(1); // a damaged one stays the latest: the safe side for lanes that attached
     let mut changed = false;
     let mut rows = old.to_vec();
     for row in &mut rows {

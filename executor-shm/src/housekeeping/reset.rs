@@ -94,7 +94,7 @@ impl Housekeeping {
         let at = geometry.journal_lane(number);
         let gate = geometry.gate(number);
         let (journal, table) = (&self.master.journal, &self.master.status);
-        let base = journal.load(at + k::BASE) + journal.load(at + COMMIT); // H3
+        let base = journal.load(at + k::BASE).wrapping_add(journal.load(at + COMMIT)); // H3
         journal.store(at + k::BASE, base);
         if old != 0 {
             files::unlink(&instance.sq(number, old))?;
@@ -117,7 +117,7 @@ impl Housekeeping {
         for cell in 2 * LINE..3 * LINE {
             journal.store(at + cell, 0);
         }
-        let resets = journal.load(at + k::RESETS) + u64::from(old != 0);
+        let resets = journal.load(at + k::RESETS).wrapping_add(u64::from(old != 0));
         journal.store(at + k::RESETS, resets);
         table.store(gate + status::LANE_BASE, base);
         table.store(gate + status::LANE_RESETS, resets);

@@ -55,7 +55,8 @@ impl Housekeeping {
                         // are made anew once nobody holds their lock, and whoever was attached finds the lane lost.
                         Err(error) if error.is_missing() || error.is_damage() => {
                             // Ids past the journal's count were handed out as well.
-                            let base = master.journal.load(at + k::BASE) + u64::from(master.geometry.capacity);
+                            let base =
+                                master.journal.load(at + k::BASE).wrapping_add(u64::from(master.geometry.capacity));
                             master.journal.store(at + k::BASE, base);
                             keep.word = keep.word.with(LaneState::Resetting, 0);
                         }
