@@ -128,6 +128,8 @@ fn a_wait_on_a_killed_sidecar_says_so_and_its_ticket_stays_good() {
     let mut behind = submit(&mut client, ECHO, b"behind it");
     assert_eq!(sidecar.line(), "entered held 1");
     sidecar.kill();
+    // First with an end, so that a wait which does not notice is a failure and not a hang.
+    assert_eq!(client.wait_timeout(&mut slow, FAIL_SAFE).unwrap_err(), WaitError::ExecutorDown);
     assert_eq!(client.wait(&mut slow).unwrap_err(), WaitError::ExecutorDown);
     assert_eq!(client.wait(&mut behind).unwrap_err(), WaitError::ExecutorDown);
     assert_eq!(client.state(), LaneStatus::Served, "the lane is still ours");
@@ -163,7 +165,7 @@ fn a_stop_with_an_attached_producer_keeps_its_files_and_the_next_start_serves_wh
     let (lines, _) = sidecar.rest();
     assert_eq!(lines, ["ended Kept { attached: 1, unanswered: 0 } after 1 tasks"]);
     let mut meanwhile: Vec<Ticket> = (0..30).map(|_| submit(&mut client, ECHO, b"meanwhile")).collect();
-    assert_eq!(client.wait(&mut meanwhile[0]).unwrap_err(), WaitError::ExecutorDown);
+    assert_eq!(client.wait_timeout(&mut meanwhile[0], FAIL_SAFE).unwrap_err(), WaitError::ExecutorDown);
 
     let sidecar = process::sidecar(SIDECAR, &instance, &[]);
     for ticket in &mut meanwhile {

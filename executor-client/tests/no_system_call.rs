@@ -60,6 +60,7 @@ fn a_task_enters_the_kernel_on_neither_side() {
         .lines()
         .take(end)
         .skip(begin + 1)
+        .filter(|line| !line.contains("getppid")) // the second half of a mark that took long
         .filter(|line| line.split_whitespace().next().is_some_and(|thread| thread == client || thread == worker))
         .collect();
     assert!(inside.is_empty(), "system calls while {TASKS} tasks of either kind ran:\n{}", inside.join("\n"));

@@ -193,7 +193,7 @@ proptest! {
         fill(&cq, layout::lane::SLOTS, &words);
         if let Some(near) = near {
             journal.store(0, near);
-            journal.store(journal::k::ATTEMPTS, near << 8 | lines[1] % 4);
+            journal.store(journal::k::ATTEMPTS, (near << 8) | (lines[1] % 4));
             journal.store(journal::k::VERDICT, lines[2] % 3 * 6);
         }
         let started = journal.load(0);
@@ -241,7 +241,7 @@ proptest! {
         let _ = (status::load_state(&words), status::is_timed(&words));
         if let Ok(clock) = status::load_clock(&words) {
             let sequence = words.load(layout::status::CLOCK_SEQUENCE);
-            prop_assert!(sequence != 0 && sequence % 2 == 0);
+            prop_assert!(sequence != 0 && sequence.is_multiple_of(2));
             for ticks in [0, 1, u64::MAX] {
                 let _ = (clock.ticks_to_ns(ticks), clock.ns_to_ticks(ticks));
                 let _ = (clock.monotonic_ns_at(ticks), clock.realtime_ns_at(ticks));

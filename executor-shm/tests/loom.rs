@@ -15,6 +15,7 @@
 //! ```
 #![cfg(loom)]
 #![deny(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
