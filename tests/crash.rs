@@ -88,6 +88,46 @@ fn every_task_accepted_around_a_kill_gets_one_completion_and_runs_once() {
 }
 
 #[test]
+fn streams_through_kills_at_any_moment_get_each_completion_once_in_order_and_whole() {
+    const TASKS: u64 = 50_000;
+    let instance = TestInstance::new("kills");
+    let options = ["--capacity", "64", "--request-bytes", "128", "--response-bytes", "128"];
+    let mut sidecar = process::sidecar(SIDECAR, &instance, &options);
+    let mut producers: Vec<Process> = (0..2).map(|_| process::producer(PRODUCER, &instance)).collect();
+    for (seed, producer) in producers.iter_mut().enumerate() {
+        producer.ask("connect", "lane");
+        producer.tell(&format!("survive {TASKS} {seed}"));
+    }
+    let (mut ends, mut kills) = (Vec::new(), 0);
+    while ends.len() < 2 {
+        // What was said before this life of the sidecar says nothing about it.
+        let said = producers.iter_mut().flat_map(|producer| std::iter::from_fn(|| producer.try_line()));
+        ends.extend(said.filter(|line| line.starts_with("survived")));
+        if ends.is_empty() {
+            // Wherever the streams are by then: in the middle of a submit, a task, a completion.
+            let line = producers[kills % 2].line();
+            ends.extend(Some(line).filter(|line| line.starts_with("survived")));
+            sidecar.kill();
+            kills += 1;
+            sidecar = process::sidecar(SIDECAR, &instance, &[]);
+        } else if ends.len() < 2 {
+            std::thread::yield_now();
+        }
+    }
+    assert!(kills > 1, "the streams ended before anything was killed");
+    for end in ends {
+        let interrupted = end.rsplit(' ').next().unwrap().parse::<usize>().unwrap();
+        println!("{interrupted} of {TASKS} tasks interrupted by {kills} kills");
+        assert!(interrupted <= kills, "a kill interrupts at most one task of a lane");
+    }
+    drop(producers);
+    instance.wait_until_deserted();
+    sidecar.terminate();
+    let (lines, _) = sidecar.rest();
+    assert!(lines[0].starts_with("ended Removed"), "{lines:?}");
+}
+
+#[test]
 fn an_idempotent_task_in_flight_runs_again_as_attempt_two_and_then_no_more() {
     let instance = TestInstance::new("again");
     let latch = instance.latch("again");

@@ -66,6 +66,11 @@ impl Process {
         }
     }
 
+    /// A line that it has said already.
+    pub fn try_line(&mut self) -> Option<String> {
+        self.early.pop_front().or_else(|| self.lines.try_recv().ok())
+    }
+
     /// Its next line that begins with `word`, without that; lines before it are passed over.
     ///
     /// # Panics

@@ -7,6 +7,7 @@
 //! | `collect` | `completion TASK_ID STATUS TEXT`, in order of submission |
 //! | `drop` | `dropped` |
 //! | `stream COUNT SEED` | `streamed COUNT`, every completion compared |
+//! | `survive COUNT SEED` | `progress COLLECTED` now and then, `survived COUNT INTERRUPTED`: as `stream`, through killed sidecars |
 //! | `churn COUNT` | `churned TASK_ID…`: connects, runs one task and drops, so many times |
 
 #![deny(unsafe_code)]
@@ -15,6 +16,7 @@
 use std::time::Instant;
 
 use executor_client::{Client, InstanceName, Status, TaskDescriptor};
+use executor_shm::core::status::Interrupted;
 use executor_tests::FAIL_SAFE;
 use executor_tests::handlers::{ECHO, tell};
 use nix::sys::prctl::set_pdeathsig;
@@ -55,8 +57,13 @@ fn main() {
             }
             "stream" => {
                 let (count, seed) = (number(), words.next().unwrap().parse().unwrap());
-                stream(client.as_mut().unwrap(), count, seed);
+                assert_eq!(stream(client.as_mut().unwrap(), count, seed, u64::MAX), 0, "interrupted tasks");
                 tell(format_args!("streamed {count}"));
+            }
+            "survive" => {
+                let (count, seed) = (number(), words.next().unwrap().parse().unwrap());
+                let interrupted = stream(client.as_mut().unwrap(), count, seed, PROGRESS);
+                tell(format_args!("survived {count} {interrupted}"));
             }
             "churn" => {
                 let ids = (0..number()).map(|turn| churn(&instance, turn));
@@ -90,9 +97,13 @@ fn payload(seed: u64, task: u64) -> Vec<u8> {
     (0..length).map(|_| next()).collect()
 }
 
-/// As many tasks in flight as there are slots; each completion is compared with what its task was.
-fn stream(client: &mut Client, count: u64, seed: u64) {
-    let (mut submitted, mut collected, mut first) = (0, 0, None);
+/// Completions between two reports of progress.
+const PROGRESS: u64 = 100;
+
+/// As many tasks in flight as there are slots; each completion is compared with what its task was. Returns how many
+/// tasks a killed sidecar interrupted.
+fn stream(client: &mut Client, count: u64, seed: u64, progress: u64) -> u64 {
+    let (mut submitted, mut collected, mut interrupted, mut first) = (0, 0, 0, None);
     let mut begun = Instant::now();
     while collected < count {
         while submitted < count {
@@ -111,9 +122,17 @@ fn stream(client: &mut Client, count: u64, seed: u64) {
         while let Some(completion) = client.try_collect().unwrap() {
             assert_eq!(completion.user_data(), collected, "completions must come in order");
             assert_eq!(Some(completion.task_id().as_u64()), first.map(|first| first + collected));
-            assert_eq!((completion.status(), completion.attempt()), (Status::Done, 1));
-            assert_eq!(completion.response().to_vec(), payload(seed, collected), "task {collected} of seed {seed}");
+            assert_eq!(completion.attempt(), 1);
+            if completion.status() == Status::Interrupted(Interrupted::Killed) {
+                interrupted += 1;
+            } else {
+                assert_eq!(completion.status(), Status::Done);
+                assert_eq!(completion.response().to_vec(), payload(seed, collected), "task {collected} of seed {seed}");
+            }
             collected += 1;
+            if collected % progress == 0 {
+                tell(format_args!("progress {collected}"));
+            }
             idle = false;
         }
         if idle {
@@ -124,6 +143,7 @@ fn stream(client: &mut Client, count: u64, seed: u64) {
         }
     }
     assert!(client.try_collect().unwrap().is_none(), "more completions than tasks");
+    interrupted
 }
 
 /// One whole life of a client. Two owners of one lane would see each other's tasks.
