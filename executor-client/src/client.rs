@@ -297,6 +297,9 @@ impl Client {
     #[inline(always)]
     pub(crate) fn take(&mut self, position: u64, record: CompletionRecord, status: Status) -> Completion<'_> {
         self.note(position, Note::Taken);
+        if position == self.lane.credited() {
+            self.lane.credit(); // N1: a step at a time, so that no submit finds a whole lap to give back
+        }
         let user_data = self.user_data.get(self.slot(position)).copied().unwrap_or(0);
         Completion { client: self, record, status, position, user_data }
     }
