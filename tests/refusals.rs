@@ -49,6 +49,16 @@ fn a_second_sidecar_on_a_living_name_is_refused_and_harms_nothing() {
     let sidecar = process::sidecar(SIDECAR, &instance, &[]);
     let mut client = Client::connect_timeout(instance.name(), FAIL_SAFE).unwrap();
     assert_eq!(client.call_timeout::<Sum>(&[1, 2], FAIL_SAFE), Ok(3));
+    // The lane that was taken is being replaced by a spare one; only then do the files stand still.
+    let begun = std::time::Instant::now();
+    let is_settled = |files: &[String]| {
+        files.iter().filter(|file| file.ends_with(".sq")).count() == 3
+            && !files.iter().any(|file| file.contains(".tmp-"))
+    };
+    while !is_settled(&instance.files()) {
+        assert!(begun.elapsed() < FAIL_SAFE, "no spare lane was made: {:?}", instance.files());
+        std::thread::yield_now();
+    }
     let files = instance.files();
     for options in [&[][..], &["--capacity", "8"], &["--lanes", "3"]] {
         let text = refusal(&instance, options);

@@ -44,6 +44,8 @@ impl Draft {
         let lock = LockFile::open(|| nix::fcntl::open(&path(&name), flags, mode))
             .map_err(|errno| FileError::refused("create", &name, errno))?;
         let temporary = Temporary(name);
+        // The mode given at creation went through the caller's umask, which may have left nothing to open it by.
+        lock.set_mode(mode).map_err(|errno| FileError::refused("set the mode of", &temporary.0, errno))?;
         let words = Self::fill(&temporary.0, bytes)?;
         Ok(Self { words, lock, temporary })
     }
@@ -56,8 +58,6 @@ impl Draft {
             Errno::ENOSPC => FileError::Full { name: name.to_owned(), needed: bytes as u64, free: free_bytes() },
             errno => FileError::refused("allocate", name, errno),
         })?;
-        // The mode given at creation went through the caller's umask.
-        nix::sys::stat::fchmod(&file, Mode::S_IRUSR | Mode::S_IWUSR).map_err(refused("set the mode of"))?;
         Ok(WriteWords::new(WriteMapping::open(name, bytes)?))
     }
 

@@ -55,6 +55,11 @@ impl LockFile {
         Ok(i32::from(lock.l_type) != libc::F_UNLCK)
     }
 
+    /// Gives the file this mode, whatever the umask is.
+    pub(crate) fn set_mode(&self, mode: nix::sys::stat::Mode) -> Result<(), Errno> {
+        self.with(|file| nix::sys::stat::fchmod(file, mode))
+    }
+
     /// The file's metadata.
     pub(crate) fn stat(&self) -> Result<nix::sys::stat::FileStat, Errno> {
         self.with(|file| nix::sys::stat::fstat(file))
