@@ -6,9 +6,12 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 use executor_client::{Client, LaneStatus, Status, TaskDescriptor, Ticket, WaitError};
 use executor_shm::core::status::Interrupted;
+use executor_shm::inspect::Inspector;
+use executor_shm::state::InstanceState;
 use executor_tests::FAIL_SAFE;
 use executor_tests::handlers::{COUNT, ECHO, SLOW, SLOW_IDEMPOTENT};
 use executor_tests::instance::TestInstance;
@@ -61,7 +64,7 @@ fn every_task_accepted_around_a_kill_gets_one_completion_and_runs_once() {
     let mut sidecar = process::sidecar(SIDECAR, &instance, &[]);
     ran.extend((0..40).map(|_| sidecar.line()));
     for (task, task_id) in accepted.iter().enumerate() {
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         let (found, user_data, status, attempt) = loop {
             if let Some(end) = client.try_collect().unwrap() {
                 break (end.task_id(), end.user_data(), end.status(), end.attempt());
@@ -159,6 +162,27 @@ fn an_idempotent_task_in_flight_runs_again_as_attempt_two_and_then_no_more() {
 }
 
 #[test]
+fn a_completion_that_nobody_has_taken_survives_a_kill_as_it_is() {
+    let instance = TestInstance::new("untaken");
+    let sidecar = process::sidecar(SIDECAR, &instance, &[]);
+    let mut client = connect(&instance);
+    let mut ticket = submit(&mut client, ECHO, b"untaken");
+    let inspector = Inspector::open(instance.name()).unwrap();
+    let begun = Instant::now();
+    while inspector.look().stats.tasks == 0 {
+        assert!(begun.elapsed() < FAIL_SAFE, "the task does not end");
+        std::thread::yield_now();
+    }
+    sidecar.kill();
+    let mut sidecar = process::sidecar(SIDECAR, &instance, &[]);
+    let mut next = submit(&mut client, COUNT, b"");
+    assert!(sidecar.line().starts_with("ran "));
+    let completion = client.wait_timeout(&mut ticket, FAIL_SAFE).unwrap();
+    assert_eq!((completion.status(), completion.response().to_vec()), (Status::Done, b"untaken".to_vec()));
+    assert_eq!(end(&mut client, &mut next), (Status::Done, 1));
+}
+
+#[test]
 fn a_wait_on_a_killed_sidecar_says_so_and_its_ticket_stays_good() {
     let instance = TestInstance::new("down");
     instance.latch("held");
@@ -217,6 +241,30 @@ fn a_stop_with_an_attached_producer_keeps_its_files_and_the_next_start_serves_wh
     let (lines, _) = sidecar.rest();
     assert_eq!(lines, ["ended Removed after 31 tasks"]);
     assert_eq!(instance.files(), [""; 0]);
+}
+
+#[test]
+fn a_stop_serves_all_that_was_accepted_before_it() {
+    let instance = TestInstance::new("drained");
+    let latch = instance.latch("held");
+    let mut sidecar = process::sidecar(SIDECAR, &instance, &["--drain-seconds", "3600"]);
+    let mut client = connect(&instance);
+    let mut tickets = vec![submit(&mut client, SLOW, b"held")];
+    tickets.extend((0..10).map(|_| submit(&mut client, ECHO, b"behind it")));
+    assert_eq!(sidecar.line(), "entered held 1");
+    sidecar.terminate();
+    let inspector = Inspector::open(instance.name()).unwrap();
+    let begun = Instant::now();
+    while inspector.look().state != Some(InstanceState::Closing) {
+        assert!(begun.elapsed() < FAIL_SAFE, "the sidecar does not stop");
+        std::thread::yield_now();
+    }
+    latch.open();
+    let (lines, _) = sidecar.rest();
+    assert_eq!(lines, ["ended Kept { attached: 1, unanswered: 0 } after 11 tasks"]);
+    for ticket in &mut tickets {
+        assert_eq!(end(&mut client, ticket), (Status::Done, 1));
+    }
 }
 
 /// Connects a producer, lets it submit `count` counting tasks, and returns it with their ids.

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test's process fails by panicking")]
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use executor_shm::core::idle::IdleStrategy;
 use executor_shm::{InstanceName, Sidecar, StopSignals};
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
             "--request-bytes" => builder = builder.request_bytes(number()),
             "--response-bytes" => builder = builder.response_bytes(number()),
             "--timing" => builder = builder.timing(number() == 1),
+            "--drain-seconds" => builder = builder.drain_time(Duration::from_secs(u64::from(number()))),
             "--without" => without = Some(number()),
             "--changed" => changed = Some(number()),
             "--shared-memory" => {
