@@ -55,11 +55,11 @@ struct Task {
     held: Held,
 }
 
-/// Dropped in this order: the client lets go of its lane, then the sidecar stops and leaves no file.
+/// Dropped in this order: the client lets go of its lane, then the sidecar stops, then what is left of it goes.
 struct Bench {
     client: Client,
     sidecar: Option<SidecarHandle>,
-    instance: InstanceName,
+    instance: Instance,
     first_id: Option<u64>,
     submitted: u64,
     /// From the oldest slot that is not free.
@@ -67,13 +67,27 @@ struct Bench {
     tickets: Vec<(Ticket, Task)>,
 }
 
+/// A name of its own; the files of it that a failure left are removed.
+struct Instance(InstanceName);
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        let prefix = format!("executor.{}.", self.0);
+        for entry in std::fs::read_dir("/dev/shm").unwrap().flatten() {
+            if entry.file_name().to_string_lossy().starts_with(&prefix) {
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
+    }
+}
+
 impl Bench {
     fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("model-{}-{}", std::process::id(), COUNT.fetch_add(1, Relaxed));
-        let instance = InstanceName::new(&name).unwrap();
-        let sidecar = start(&instance);
-        let client = Client::connect_timeout(&instance, FAIL_SAFE).unwrap();
+        let instance = Instance(InstanceName::new(&name).unwrap());
+        let sidecar = start(&instance.0);
+        let client = Client::connect_timeout(&instance.0, FAIL_SAFE).unwrap();
         let (slots, tickets) = (VecDeque::new(), Vec::new());
         Self { client, sidecar: Some(sidecar), instance, first_id: None, submitted: 0, slots, tickets }
     }
@@ -181,7 +195,7 @@ impl Bench {
         sidecar.stop();
         let ending = sidecar.join().unwrap().ending;
         assert_eq!(ending, Ending::Kept { attached: 1, unanswered: 0 });
-        self.sidecar = Some(start(&self.instance));
+        self.sidecar = Some(start(&self.instance.0));
     }
 }
 

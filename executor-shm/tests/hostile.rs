@@ -154,7 +154,8 @@ proptest! {
             words[slot * 8] = if slot < committed { slot as u64 + 1 } else { words[slot * 8] };
             // Half of them name a handler that there is, or nearly a length that fits.
             if words[slot * 8 + 1] % 2 == 0 {
-                words[slot * 8 + 1] = u64::from(handlers[slot] as u32) | lengths[slot] << 40;
+                let flags = words[slot * 8 + 2] & words[slot * 8 + 3] & 0x81; // mostly none
+                words[slot * 8 + 1] = u64::from(handlers[slot] as u32) | (flags << 32) | (lengths[slot] << 40);
             }
         }
         let sq = HeapWords::new(GEOMETRY.sq_bytes() / 8);
