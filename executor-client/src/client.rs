@@ -27,6 +27,7 @@ use executor_shm::words::Words;
 use crate::completion::Completion;
 use crate::connect::{ConnectError, ConnectOptions};
 use crate::ticket::Abandoned;
+use crate::typed::CheckedContracts;
 
 /// A connection: one lane of one instance, from one thread at a time.
 ///
@@ -58,7 +59,7 @@ pub struct Client {
     number: u32,
     nonce: u64,
     base: u64,
-    pub(crate) contract: u64,
+    pub(crate) contracts: CheckedContracts,
     _one_thread: PhantomData<Cell<()>>,
 }
 
@@ -139,7 +140,7 @@ impl Client {
             number: claim.lane,
             nonce: claim.nonce,
             base: claim.base,
-            contract: 0,
+            contracts: CheckedContracts::default(),
             instance,
             _one_thread: PhantomData,
         }

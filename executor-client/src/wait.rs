@@ -123,12 +123,12 @@ impl Client {
                     if ended == self.lane.submitted() {
                         return Ok(());
                     }
-                    if self.note_of(ended) != Note::Taken {
-                        match self.look(ended) {
-                            Ok(None) => break pause.rest(&self, ended),
-                            Ok(Some(_)) => {}
-                            Err(error) => break Err(error.into()),
-                        }
+                    match (self.note_of(ended), self.look(ended)) {
+                        (Note::Taken, _) | (Note::Ticket, Ok(Some(_))) => {}
+                        // It ended after the look above: it is handed over before anything else is decided.
+                        (Note::Plain, Ok(Some(_))) => break Ok(()),
+                        (_, Ok(None)) => break pause.rest(&self, ended),
+                        (_, Err(error)) => break Err(error.into()),
                     }
                     ended += 1;
                 },

@@ -321,3 +321,75 @@ fn a_producer_whose_lane_was_damaged_is_told_so_instead_of_waiting_for_ever_and_
     sidecar.stop();
     assert_eq!(sidecar.join().unwrap().ending, Ending::Removed);
 }
+
+struct Sum<const ID: u32>;
+impl<const ID: u32> executor_client::TaskSpec for Sum<ID> {
+    const ID: u32 = ID;
+    const NAME: &'static str = "sum";
+    const SCHEMA: u32 = 1;
+    type Args = [u64; 2];
+    type Output = u64;
+}
+
+#[test]
+fn a_contract_under_another_id_is_another_contract() {
+    let instance = name("contracts");
+    let mut registry = Registry::builder();
+    registry.typed::<Sum<1>>(|_, [a, b]| Ok(a + b));
+    registry.handler(2, "effects", |_, _, _| panic!("a task of another contract ran"));
+    let sidecar = Sidecar::builder()
+        .instance(instance.clone())
+        .registry(registry.build().unwrap())
+        .pinned(false)
+        .start()
+        .unwrap();
+    let mut client = Client::connect(&instance).unwrap();
+    for _ in 0..3 {
+        assert_eq!(client.call::<Sum<1>>(&[3, 4]), Ok(7));
+        let error = client.call::<Sum<2>>(&[3, 4]).unwrap_err();
+        assert!(matches!(error, executor_client::CallError::Contract(_)), "{error}");
+    }
+    drop(client);
+    drop(sidecar);
+}
+
+#[test]
+fn a_lane_whose_count_is_damaged_runs_nothing_again() {
+    use std::os::unix::fs::FileExt;
+    let instance = name("count");
+    let runs = std::sync::Arc::new(AtomicU32::new(0));
+    let serve = || {
+        let (mut registry, runs) = (Registry::builder(), std::sync::Arc::clone(&runs));
+        registry.handler(1, "count", move |_, _, _| {
+            runs.fetch_add(1, Relaxed);
+            Ok(())
+        });
+        let builder = Sidecar::builder().instance(instance.clone()).registry(registry.build().unwrap());
+        builder.pinned(false).capacity(16).start().unwrap()
+    };
+    let sidecar = serve();
+    let mut client = Client::connect(&instance).unwrap();
+    for _ in 0..3 {
+        let mut ticket = client.submit_ticket(&TaskDescriptor::new(1), b"").unwrap();
+        client.wait(&mut ticket).unwrap();
+    }
+    let lane = client.lane_number();
+    sidecar.stop();
+    sidecar.join().unwrap();
+    let journal = format!("/dev/shm/executor.{instance}.journal");
+    let journal = std::fs::OpenOptions::new().write(true).open(journal).unwrap();
+    let geometry = executor_shm::inspect::Inspector::open(&instance).unwrap().look().geometry;
+    journal.write_all_at(&u64::MAX.to_le_bytes(), geometry.journal_lane(lane) as u64 * 8).unwrap();
+    let sidecar = serve();
+    until("the lane is lost", || client.state() == executor_client::LaneStatus::Lost);
+    drop(client);
+    until("the lane is made anew", || {
+        let mut client = Client::connect(&instance).unwrap();
+        let mut ticket = client.submit_ticket(&TaskDescriptor::new(2), b"").unwrap();
+        client.wait(&mut ticket).unwrap();
+        client.lane_number() == lane
+    });
+    assert_eq!(runs.load(Relaxed), 3, "a task ran twice");
+    sidecar.stop();
+    assert_eq!(sidecar.join().unwrap().ending, Ending::Removed);
+}
