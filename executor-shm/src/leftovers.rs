@@ -15,8 +15,12 @@ use crate::words::Words;
 pub(crate) fn clear(instance: &InstanceName) -> Result<Option<String>, FileError> {
     let io = |source| FileError::Refused { verb: "list", name: String::new(), source };
     let (journal, status) = (instance.journal(), instance.status());
+    let mut names = files::list(instance).map_err(io)?;
+    names.retain(|name| *name != journal);
+    // The life lock first: a living sidecar would take our probes of its free lanes for attachers.
+    names.sort_by_key(|name| *name != status);
     let mut unused = Vec::new();
-    for name in files::list(instance).map_err(io)?.into_iter().filter(|name| *name != journal) {
+    for name in names {
         let is_sq = name.ends_with(".sq");
         let lock = match files::open(&name, if is_sq { OFlag::O_RDWR } else { OFlag::O_RDONLY }) {
             Ok(lock) => lock,

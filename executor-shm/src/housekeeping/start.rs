@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use executor_core::Clock;
+use executor_core::record::COMMIT;
 use executor_core::registry::Registry;
 use executor_core::status::Status;
 
@@ -17,6 +18,11 @@ use crate::recovery::{self, Circumstances};
 use crate::state::LaneState;
 use crate::status::{HandlerRow, Placement};
 use crate::words::{Words, WordsMut};
+
+/// Positions that a lane can reach: task ids have 54 bits for them.
+const POSITION_MAX: u64 = 1 << 54;
+/// Ids that are skipped where nobody knows how many were handed out: years of a lane's work.
+const IDS_UNKNOWN: u64 = 1 << 48;
 
 /// What happened to the lanes at a start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,6 +55,16 @@ impl Housekeeping {
             match keep.word.state() {
                 Some(LaneState::Absent) => {}
                 Some(LaneState::Resetting) | None => keep.word = keep.word.with(LaneState::Resetting, 0),
+                // No lane comes this far: the count is damaged, and a position taken from it would run tasks again.
+                Some(_) if master.journal.load(at + COMMIT) > POSITION_MAX => {
+                    keep.word = keep.word.with(LaneState::Resetting, 0);
+                    // The state first: killed after it, the next start resets the lane; the count alone, made 0, would
+                    // have it serve everything from the beginning.
+                    master.set_lane_word(lane, keep.word);
+                    let base = master.journal.load(at + k::BASE).wrapping_add(IDS_UNKNOWN);
+                    master.journal.store(at + k::BASE, base);
+                    master.journal.commit(at + COMMIT, 0);
+                }
                 Some(state) => {
                     match draft::open_lane(&master.instance, &master.geometry, master.nonce, lane, keep.word.nonce()) {
                         // Files that are gone or damaged under a journal that names them cost their own lane only: they
