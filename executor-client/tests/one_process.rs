@@ -215,7 +215,10 @@ fn a_clean_removes_only_what_nobody_can_miss_unless_it_is_to_discard() {
         "a dry run is dry"
     );
 
+    // What a creator leaves that is killed before it gives its file a name.
+    std::fs::write(format!("/dev/shm/executor.{instance}.tmp-0123456789abcdef"), b"half made").unwrap();
     clean(&instance, CleanOptions { dry_run: false, discard: true }).unwrap();
+    assert_eq!(files(&instance), Vec::<String>::new());
     assert_eq!(client.wait(&mut lost).unwrap_err(), executor_client::WaitError::Discarded);
     let task = TaskDescriptor::new(1).user_data(3);
     assert_eq!(client.try_submit(&task, b"").unwrap_err(), executor_client::SubmitError::Discarded(task));

@@ -104,6 +104,7 @@ pub fn clean(instance: &InstanceName, options: CleanOptions) -> Result<Cleaned, 
     }
     cleaned.removed = options.discard || (cleaned.attached == 0 && cleaned.unanswered == 0);
     if cleaned.removed && !options.dry_run {
+        master.sweep()?; // drafts of a creator that was killed have no name in the journal
         if options.discard {
             // Producers look at these words when they find nobody alive; the next start finishes what is left undone.
             master.set_state(InstanceState::Discarded);
