@@ -134,16 +134,27 @@ impl Client {
 
     #[inline(always)]
     pub(crate) fn push(&mut self, task: &TaskDescriptor, payload: &[u8], note: Note) -> Result<u64, SubmitError> {
-        let length = payload.len();
+        self.push_with(task, payload.len(), |place| place.copy_from_slice(payload), note)
+    }
+
+    /// As [`push`](Self::push), with a payload of `length` bytes that `fill` makes where it travels.
+    #[inline(always)]
+    pub(crate) fn push_with(
+        &mut self,
+        task: &TaskDescriptor,
+        length: usize,
+        fill: impl FnOnce(&mut [u8]),
+        note: Note,
+    ) -> Result<u64, SubmitError> {
         if length > INLINE_PAYLOAD && length > self.lane.shape().request_bytes() {
             return Err(self.too_long(task, length));
         }
         self.admit(task)?;
         let mut record = self.record(task, length);
         if let Some(inline) = record.inline_payload_mut().get_mut(..length) {
-            inline.copy_from_slice(payload);
+            fill(inline);
         } else {
-            self.lane.request_buffer(length).copy_from_slice(payload);
+            fill(self.lane.request_buffer(length));
         }
         Ok(self.commit(&record, task.user_data, note))
     }

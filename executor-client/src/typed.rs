@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use executor_core::bytemuck::bytes_of;
-use executor_core::{Status, TaskId, TaskSpec};
+use executor_core::bytemuck::{CheckedBitPattern, bytes_of, cast_slice};
+use executor_core::{SliceSpec, Status, TaskId, TaskSpec};
 
-use crate::client::{Client, LaneStatus};
+use crate::client::{Client, LaneStatus, Note};
 use crate::descriptor::TaskDescriptor;
 use crate::submit::SubmitError;
 use crate::wait::WaitError;
@@ -87,18 +87,36 @@ pub enum CallError {
     },
 }
 
+/// What a contract is compared by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Contract {
+    id: u32,
+    name: &'static str,
+    fingerprint: u64,
+}
+
+impl Contract {
+    const fn of<T: TaskSpec>() -> Self {
+        Self { id: T::ID, name: T::NAME, fingerprint: T::FINGERPRINT }
+    }
+
+    const fn of_slice<T: SliceSpec>() -> Self {
+        Self { id: T::ID, name: T::NAME, fingerprint: T::FINGERPRINT }
+    }
+}
+
 /// The contracts that were compared with the sidecar's table, each in the place its id leads to.
 #[derive(Debug, Default)]
 pub(crate) struct CheckedContracts([(u32, u64); 8]);
 
 impl CheckedContracts {
     #[inline(always)]
-    fn has<T: TaskSpec>(&self) -> bool {
-        self.0[T::ID as usize % 8] == (T::ID, T::FINGERPRINT)
+    fn has(&self, contract: &Contract) -> bool {
+        self.0[contract.id as usize % 8] == (contract.id, contract.fingerprint)
     }
 
-    fn add<T: TaskSpec>(&mut self) {
-        self.0[T::ID as usize % 8] = (T::ID, T::FINGERPRINT);
+    fn add(&mut self, contract: &Contract) {
+        self.0[contract.id as usize % 8] = (contract.id, contract.fingerprint);
     }
 }
 
@@ -113,7 +131,7 @@ impl Client {
     /// hangs.
     #[inline]
     pub fn call<T: TaskSpec>(&mut self, args: &T::Args) -> Result<T::Output, CallError> {
-        self.call_until::<T>(args, None)
+        self.call_until(&Contract::of::<T>(), size_of::<T::Args>(), |place| place.copy_from_slice(bytes_of(args)), None)
     }
 
     /// As [`call`](Self::call), for at most `timeout`.
@@ -122,21 +140,52 @@ impl Client {
     ///
     /// As [`call`](Self::call).
     pub fn call_timeout<T: TaskSpec>(&mut self, args: &T::Args, timeout: Duration) -> Result<T::Output, CallError> {
-        self.call_until::<T>(args, Instant::now().checked_add(timeout))
+        let fill = |place: &mut [u8]| place.copy_from_slice(bytes_of(args));
+        self.call_until(&Contract::of::<T>(), size_of::<T::Args>(), fill, Instant::now().checked_add(timeout))
+    }
+
+    /// As [`call`](Self::call), with a header and any number of items that fit the instance's request buffers. They are
+    /// copied once, into the slot.
+    ///
+    /// # Errors
+    ///
+    /// As [`call`](Self::call); items that do not fit are [`SubmitError::TooLong`].
+    #[inline]
+    pub fn call_slice<T: SliceSpec>(&mut self, header: &T::Header, items: &[T::Item]) -> Result<T::Output, CallError> {
+        self.call_until(&Contract::of_slice::<T>(), slice_bytes::<T>(items), slice_fill::<T>(header, items), None)
+    }
+
+    /// As [`call_slice`](Self::call_slice), for at most `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// As [`call_slice`](Self::call_slice).
+    pub fn call_slice_timeout<T: SliceSpec>(
+        &mut self,
+        header: &T::Header,
+        items: &[T::Item],
+        timeout: Duration,
+    ) -> Result<T::Output, CallError> {
+        let until = Instant::now().checked_add(timeout);
+        self.call_until(&Contract::of_slice::<T>(), slice_bytes::<T>(items), slice_fill::<T>(header, items), until)
     }
 
     #[inline(always)]
-    fn call_until<T: TaskSpec>(&mut self, args: &T::Args, until: Option<Instant>) -> Result<T::Output, CallError> {
-        if !self.contracts.has::<T>() {
-            self.check_contract::<T>()?;
-        }
-        let task = TaskDescriptor::new(T::ID);
-        let completion = match self.run_one(&task, bytes_of(args), until)? {
+    fn call_until<O: CheckedBitPattern>(
+        &mut self,
+        contract: &Contract,
+        length: usize,
+        fill: impl FnOnce(&mut [u8]),
+        until: Option<Instant>,
+    ) -> Result<O, CallError> {
+        self.agree(contract)?;
+        let task = TaskDescriptor::new(contract.id);
+        let completion = match self.run_one(&task, length, fill, until)? {
             Ok(completion) => completion,
             Err((task_id, source)) => return Err(CallError::Wait { task_id, source }),
         };
         if completion.is_done()
-            && let Some(output) = completion.response().read::<T::Output>()
+            && let Some(output) = completion.response().read::<O>()
         {
             return Ok(output);
         }
@@ -154,10 +203,25 @@ impl Client {
     /// `Contract` and `Submit` of [`CallError`].
     #[inline]
     pub fn try_submit_typed<T: TaskSpec>(&mut self, args: &T::Args) -> Result<TaskId, CallError> {
-        if !self.contracts.has::<T>() {
-            self.check_contract::<T>()?;
-        }
+        self.agree(&Contract::of::<T>())?;
         Ok(self.try_submit(&TaskDescriptor::new(T::ID), bytes_of(args))?)
+    }
+
+    /// As [`try_submit_typed`](Self::try_submit_typed), with a header and items.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_submit_typed`](Self::try_submit_typed); items that do not fit are [`SubmitError::TooLong`].
+    #[inline]
+    pub fn try_submit_slice<T: SliceSpec>(
+        &mut self,
+        header: &T::Header,
+        items: &[T::Item],
+    ) -> Result<TaskId, CallError> {
+        self.agree(&Contract::of_slice::<T>())?;
+        let (task, length) = (TaskDescriptor::new(T::ID), slice_bytes::<T>(items));
+        let position = self.push_with(&task, length, slice_fill::<T>(header, items), Note::Plain)?;
+        Ok(self.task_id(position))
     }
 
     /// Compares a contract with the sidecar's table.
@@ -169,6 +233,25 @@ impl Client {
     ///
     /// See [`ContractError`].
     pub fn check_contract<T: TaskSpec>(&mut self) -> Result<(), ContractError> {
+        self.compare(&Contract::of::<T>())
+    }
+
+    /// As [`check_contract`](Self::check_contract), for a contract with items.
+    ///
+    /// # Errors
+    ///
+    /// See [`ContractError`].
+    pub fn check_slice_contract<T: SliceSpec>(&mut self) -> Result<(), ContractError> {
+        self.compare(&Contract::of_slice::<T>())
+    }
+
+    #[inline(always)]
+    fn agree(&mut self, contract: &Contract) -> Result<(), ContractError> {
+        if self.contracts.has(contract) { Ok(()) } else { self.compare(contract) }
+    }
+
+    #[cold]
+    fn compare(&mut self, contract: &Contract) -> Result<(), ContractError> {
         let until = Instant::now() + NOTICE;
         while self.state() == LaneStatus::Claimed {
             if Instant::now() >= until || !self.is_executor_alive() {
@@ -180,18 +263,32 @@ impl Client {
         if self.state() == LaneStatus::Lost {
             return Err(ContractError::NotServed);
         }
-        let row = self.instance.handler(T::ID).filter(|row| !row.gone);
-        let row = row.ok_or(ContractError::Missing { id: T::ID, name: T::NAME })?;
-        if row.fingerprint != T::FINGERPRINT || row.name != T::NAME {
-            return Err(ContractError::Different {
-                id: T::ID,
-                name: T::NAME,
-                found: row.name,
-                fingerprint: T::FINGERPRINT,
-                found_fingerprint: row.fingerprint,
-            });
+        let &Contract { id, name, fingerprint } = contract;
+        let row = self.instance.handler(id).filter(|row| !row.gone);
+        let row = row.ok_or(ContractError::Missing { id, name })?;
+        if row.fingerprint != fingerprint || row.name != name {
+            let (found, found_fingerprint) = (row.name, row.fingerprint);
+            return Err(ContractError::Different { id, name, found, fingerprint, found_fingerprint });
         }
-        self.contracts.add::<T>();
+        self.contracts.add(contract);
         Ok(())
+    }
+}
+
+/// Bytes of the payload; more than any lane takes if they cannot be counted.
+#[inline(always)]
+fn slice_bytes<T: SliceSpec>(items: &[T::Item]) -> usize {
+    T::payload_bytes(items.len()).unwrap_or(usize::MAX)
+}
+
+/// Makes the payload in its place: header, zeros up to the items, items.
+#[inline(always)]
+fn slice_fill<'a, T: SliceSpec>(header: &'a T::Header, items: &'a [T::Item]) -> impl FnOnce(&mut [u8]) + 'a {
+    move |place| {
+        let (head, tail) = place.split_at_mut(T::ITEMS_AT);
+        let (bytes, padding) = head.split_at_mut(size_of::<T::Header>());
+        bytes.copy_from_slice(bytes_of(header));
+        padding.fill(0);
+        tail.copy_from_slice(cast_slice(items));
     }
 }

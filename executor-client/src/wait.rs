@@ -196,10 +196,11 @@ impl Client {
     pub(crate) fn run_one(
         &mut self,
         task: &TaskDescriptor,
-        payload: &[u8],
+        length: usize,
+        fill: impl FnOnce(&mut [u8]),
         until: Option<Instant>,
     ) -> Result<Result<Completion<'_>, (TaskId, WaitError)>, SubmitError> {
-        let position = self.push(task, payload, Note::Ticket)?;
+        let position = self.push_with(task, length, fill, Note::Ticket)?;
         match self.spin(position, until) {
             Ok((record, status)) => Ok(Ok(self.take(position, record, status))),
             Err(error) => {

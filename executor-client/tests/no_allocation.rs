@@ -9,7 +9,7 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use executor_client::{Client, InstanceName, Status, TaskDescriptor, TaskSpec};
+use executor_client::{Client, InstanceName, SliceSpec, Status, TaskDescriptor, TaskSpec};
 use executor_shm::core::{Handler, Registry};
 use executor_shm::{Sidecar, SidecarHandle};
 
@@ -69,6 +69,18 @@ impl TaskSpec for Wide {
     type Output = [u64; 16];
 }
 
+struct Total;
+
+impl SliceSpec for Total {
+    const ID: u32 = 5;
+    const NAME: &'static str = "total";
+    const SCHEMA: u32 = 1;
+    type Header = u64;
+    type Item = u64;
+    type Output = u64;
+}
+
+const PEEK: TaskDescriptor = TaskDescriptor::new(4);
 const ECHO: TaskDescriptor = TaskDescriptor::new(1);
 const UNKNOWN: TaskDescriptor = TaskDescriptor::new(4000);
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -86,6 +98,12 @@ fn start(instance: &InstanceName) -> SidecarHandle {
     }));
     registry.typed::<Sum>(|_, [a, b]| Ok(a.wrapping_add(*b)));
     registry.typed::<Wide>(|_, words| Ok(words.map(|word| word + 1)));
+    registry.add(Handler::in_place(4, "peek", |_, request, response| {
+        assert!(request.is_shared());
+        response.write_value(&request.fold_words(0, u64::wrapping_add));
+        Ok(())
+    }));
+    registry.slice::<Total>(|_, header, items| Ok(items.iter().sum::<u64>() + header));
     let builder = Sidecar::builder().instance(instance.clone()).capacity(16).pinned(false);
     builder.registry(registry.build().unwrap()).start().unwrap()
 }
@@ -128,6 +146,9 @@ fn use_it(client: &mut Client, rounds: u64) {
         let mut unknown = client.submit_ticket(&UNKNOWN, &[]).unwrap();
         assert!(!client.wait(&mut unknown).unwrap().is_done());
 
+        let mut peek = client.submit_ticket(&PEEK, &[1; 64]).unwrap();
+        assert_eq!(client.wait(&mut peek).unwrap().response().read::<u64>(), Some(0x0808_0808_0808_0808));
+
         let mut loan = client.request(&ECHO, 100).unwrap();
         loan.bytes_mut().fill(4);
         let mut lent = loan.submit_ticket();
@@ -142,6 +163,14 @@ fn use_it(client: &mut Client, rounds: u64) {
 fn call_wide(client: &mut Client, rounds: u64) {
     for round in 0..rounds {
         assert_eq!(client.call_timeout::<Wide>(&[round; 16], PATIENCE), Ok([round + 1; 16]));
+    }
+}
+
+/// The same with items.
+fn call_items(client: &mut Client, rounds: u64) {
+    for round in 0..rounds {
+        assert_eq!(client.call_slice::<Total>(&round, &[1; 31]), Ok(round + 31));
+        assert_eq!(client.call_slice_timeout::<Total>(&round, &[2], PATIENCE), Ok(round + 2));
     }
 }
 
@@ -164,9 +193,9 @@ fn a_task_allocates_nothing_on_its_way_through_shared_memory() {
     let instance = InstanceName::new(&format!("still-{}", std::process::id())).unwrap();
     let sidecar = start(&instance);
     let mut client = Client::connect_timeout(&instance, PATIENCE).unwrap();
-    let counts = [calls(&mut client, use_it), calls(&mut client, call_wide)];
+    let counts = [use_it, call_wide, call_items].map(|tasks| calls(&mut client, tasks));
     drop(client);
     drop(sidecar);
     assert_eq!(WORKERS.load(Relaxed), 1, "the worker was not watched");
-    assert_eq!(counts, [0, 0], "calls to the allocator");
+    assert_eq!(counts, [0; 3], "calls to the allocator");
 }

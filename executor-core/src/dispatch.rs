@@ -22,6 +22,7 @@ use crate::response::{Response, Written};
 use crate::rota::Place;
 use crate::status::{HandlerChange, Interrupted, Malformed, Poison, Status};
 use crate::task::{LaneFacts, TaskContext};
+use crate::view::RequestView;
 
 /// One lane as the dispatch loop sees it.
 pub trait Lane {
@@ -43,6 +44,17 @@ pub trait Lane {
 
     /// Where the answer goes.
     fn response(&mut self) -> Response<'_>;
+
+    /// Whether a payload that does not lie inline can be read where it is.
+    fn has_view(&self) -> bool {
+        false
+    }
+
+    /// Where the answer goes, beside the payload where it is; empty without [`Lane::has_view`].
+    fn response_and_view(&mut self, length: usize) -> (Response<'_>, RequestView<'_>) {
+        let _ = length;
+        (self.response(), RequestView::private(&[]))
+    }
 
     /// Publishes the completion and moves to the next position.
     fn publish(&mut self, completion: &CompletionRecord);
@@ -177,9 +189,12 @@ impl<M: Deref<Target = [AtomicU64]>> Desk<M> {
         let mut verdict = judge(record, row.as_deref(), served, attempt, started_at, &self.clock);
         let length = record.length() as usize;
         let mut request: &[u8] = &[];
+        let mut in_place = false;
         if verdict.is_none() {
             if length <= INLINE_PAYLOAD {
                 request = record.inline_payload().get(..length).unwrap_or_default();
+            } else if row.as_ref().is_some_and(|row| row.is_in_place()) && served.lane.has_view() {
+                in_place = true;
             } else if let Some(copy) = served.lane.payload(length, &mut self.scratch) {
                 request = copy;
             } else {
@@ -208,8 +223,15 @@ impl<M: Deref<Target = [AtomicU64]>> Desk<M> {
             attempt,
             worker: self.worker,
         };
-        let mut response = served.lane.response();
-        let outcome = row.run(&context, request, &mut response); // D3: may unwind
+        let (mut response, outcome);
+        if in_place {
+            let (room, view) = served.lane.response_and_view(length);
+            response = room;
+            outcome = row.run_in_place(&context, view, &mut response); // D3: may unwind
+        } else {
+            response = served.lane.response();
+            outcome = row.run(&context, request, &mut response); // D3: may unwind
+        }
         let (code, detail, ran) = match outcome {
             Ok(()) => (Status::Done.code(), 0, true),
             Err(fault) => fail(fault, &mut response),

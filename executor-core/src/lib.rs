@@ -10,6 +10,7 @@
 compile_error!("executor runs on 64-bit little-endian Linux only");
 
 pub mod clock;
+pub mod contract;
 mod control;
 pub mod cpu;
 pub mod dispatch;
@@ -23,11 +24,14 @@ pub mod response;
 mod rota;
 pub mod status;
 pub mod task;
+pub mod view;
 pub mod worker;
 
 pub use bytemuck;
 pub use clock::{Clock, ClockSource};
+pub use contract::{SliceSpec, TaskSpec};
 pub use registry::{Handler, Registry, RegistryBuilder, RegistryError};
 pub use response::Response;
 pub use status::{Ran, Status};
-pub use task::{Priority, TaskContext, TaskError, TaskId, TaskKey, TaskSpec};
+pub use task::{Priority, TaskContext, TaskError, TaskId, TaskKey};
+pub use view::RequestView;

@@ -5,14 +5,17 @@ use std::sync::Arc;
 
 use bytemuck::checked;
 
+use crate::contract::{SliceSpec, TaskSpec, fingerprint};
 use crate::response::Response;
 use crate::status::Malformed;
-use crate::task::{HANDLER_IDS, TaskContext, TaskError, TaskSpec, fingerprint};
+use crate::task::{HANDLER_IDS, TaskContext, TaskError};
+use crate::view::RequestView;
 
 /// The longest name of a handler, in bytes.
 pub const NAME_MAX: usize = 63;
 
 type Shared = dyn Fn(&TaskContext<'_>, &[u8], &mut Response<'_>) -> Result<(), Fault> + Send + Sync;
+type InPlace = dyn Fn(&TaskContext<'_>, RequestView<'_>, &mut Response<'_>) -> Result<(), Fault> + Send + Sync;
 type Owned = dyn FnMut(&TaskContext<'_>, &[u8], &mut Response<'_>) -> Result<(), Fault>;
 type Factory = dyn Fn(u32) -> Box<Owned> + Send + Sync;
 
@@ -28,6 +31,7 @@ pub enum Fault {
 #[derive(Clone)]
 enum Code {
     Shared(Arc<Shared>),
+    InPlace(Arc<InPlace>),
     PerWorker(Arc<Factory>),
 }
 
@@ -65,6 +69,22 @@ impl Handler {
             id,
             name.into(),
             Code::Shared(Arc::new(move |context, request, response| {
+                handler(context, request, response).map_err(Fault::Task)
+            })),
+        )
+    }
+
+    /// A handler that reads the request where its producer put it, without a copy. It pays for long requests of which
+    /// little is read, or of which each word is read once; the producer can change bytes while they are read, so see
+    /// [`RequestView`].
+    pub fn in_place<F>(id: u32, name: impl Into<String>, handler: F) -> Self
+    where
+        F: Fn(&TaskContext<'_>, RequestView<'_>, &mut Response<'_>) -> Result<(), TaskError> + Send + Sync + 'static,
+    {
+        Self::with(
+            id,
+            name.into(),
+            Code::InPlace(Arc::new(move |context, request, response| {
                 handler(context, request, response).map_err(Fault::Task)
             })),
         )
@@ -116,6 +136,38 @@ impl Handler {
         this.fingerprint = T::FINGERPRINT;
         this.request_min = size;
         this.request_max = size;
+        this
+    }
+
+    /// A handler for a typed contract with items. A payload that is no header and whole items ends as
+    /// `Malformed(WrongSize)`, one whose header is no legal value as `Malformed(BadValue)`; neither reaches `handler`.
+    pub fn slice<T: SliceSpec>(
+        handler: impl Fn(&TaskContext<'_>, &T::Header, &[T::Item]) -> Result<T::Output, TaskError> + Send + Sync + 'static,
+    ) -> Self {
+        let code: Arc<Shared> = Arc::new(move |context, request, response| {
+            let (Some(header), Some(items)) = (request.get(..size_of::<T::Header>()), request.get(T::ITEMS_AT..))
+            else {
+                return Err(Fault::Malformed(Malformed::WrongSize)); // the size limits below have seen to it
+            };
+            if !items.len().is_multiple_of(size_of::<T::Item>()) {
+                return Err(Fault::Malformed(Malformed::WrongSize));
+            }
+            let header = checked::try_pod_read_unaligned::<T::Header>(header)
+                .map_err(|_| Fault::Malformed(Malformed::BadValue))?;
+            // Payloads come aligned to 64, up to 32 bytes to 32. An item aligned to more has at least 64 bytes, so what
+            // does not lie aligned has no items.
+            let items = if items.is_empty() {
+                &[]
+            } else {
+                bytemuck::try_cast_slice::<u8, T::Item>(items).map_err(|_| Fault::Malformed(Malformed::BadValue))?
+            };
+            let output = handler(context, &header, items);
+            response.write_value(&output.map_err(Fault::Task)?);
+            Ok(())
+        });
+        let mut this = Self::with(T::ID, T::NAME.to_owned(), Code::Shared(code));
+        this.fingerprint = T::FINGERPRINT;
+        this.request_min = u32::try_from(T::ITEMS_AT).unwrap_or(u32::MAX);
         this
     }
 
@@ -200,6 +252,14 @@ impl RegistryBuilder {
         handler: impl Fn(&TaskContext<'_>, &T::Args) -> Result<T::Output, TaskError> + Send + Sync + 'static,
     ) -> &mut Self {
         self.add(Handler::typed::<T>(handler))
+    }
+
+    /// Shorthand for [`Handler::slice`] added.
+    pub fn slice<T: SliceSpec>(
+        &mut self,
+        handler: impl Fn(&TaskContext<'_>, &T::Header, &[T::Item]) -> Result<T::Output, TaskError> + Send + Sync + 'static,
+    ) -> &mut Self {
+        self.add(Handler::slice::<T>(handler))
     }
 
     /// Freezes what was added, in order of ids. The builder is empty afterwards.
@@ -329,6 +389,7 @@ pub(crate) struct Row {
 
 enum Runner {
     Shared(Arc<Shared>),
+    InPlace(Arc<InPlace>),
     Owned(Box<Owned>),
 }
 
@@ -343,6 +404,24 @@ impl Row {
         self.runner.is_none()
     }
 
+    /// Whether it reads requests where they lie.
+    #[inline(always)]
+    pub(crate) fn is_in_place(&self) -> bool {
+        matches!(self.runner, Some(Runner::InPlace(_)))
+    }
+
+    pub(crate) fn run_in_place(
+        &self,
+        context: &TaskContext<'_>,
+        request: RequestView<'_>,
+        response: &mut Response<'_>,
+    ) -> Result<(), Fault> {
+        match &self.runner {
+            Some(Runner::InPlace(handler)) => handler(context, request, response),
+            _ => Err(Fault::Malformed(Malformed::UnknownHandler)),
+        }
+    }
+
     #[inline(always)]
     pub(crate) fn run(
         &mut self,
@@ -352,6 +431,7 @@ impl Row {
     ) -> Result<(), Fault> {
         match &mut self.runner {
             Some(Runner::Shared(handler)) => handler(context, request, response),
+            Some(Runner::InPlace(handler)) => handler(context, RequestView::private(request), response),
             Some(Runner::Owned(handler)) => handler(context, request, response),
             None => Err(Fault::Malformed(Malformed::UnknownHandler)),
         }
@@ -395,6 +475,7 @@ impl Table {
             let known = since.iter().find(|s| s.id == handler.id);
             let runner = match &handler.code {
                 Code::Shared(code) => Runner::Shared(Arc::clone(code)),
+                Code::InPlace(code) => Runner::InPlace(Arc::clone(code)),
                 Code::PerWorker(make) => {
                     let made = std::panic::catch_unwind(AssertUnwindSafe(|| make(worker)));
                     Runner::Owned(made.map_err(|panic| TableError {

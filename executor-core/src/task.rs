@@ -1,8 +1,6 @@
-//! The words both sides of a task share: its identity, its priority, its typed contract, and what a handler is told.
+//! The words both sides of a task share: its identity, its priority, its failure, and what a handler is told.
 
 use std::borrow::Cow;
-
-use bytemuck::{CheckedBitPattern, NoUninit};
 
 use crate::clock::Clock;
 use crate::record::DescriptorRecord;
@@ -113,97 +111,6 @@ impl std::str::FromStr for Priority {
             .find(|priority| priority.name() == text)
             .ok_or_else(|| format!("no priority is called {text:?}; choose low, normal, high or critical"))
     }
-}
-
-/// The typed contract of a task, shared by the producer that calls it and the sidecar that serves it.
-///
-/// Put it into a crate of its own that both sides depend on.
-///
-/// ```
-/// use executor_core::TaskSpec;
-/// use executor_core::bytemuck::{Pod, Zeroable};
-///
-/// #[derive(Clone, Copy, Pod, Zeroable)]
-/// #[repr(C)]
-/// pub struct Order { pub price: u64, pub quantity: u64 }
-///
-/// pub struct Notional;
-/// impl TaskSpec for Notional {
-///     const ID: u32 = 17;
-///     const NAME: &'static str = "notional";
-///     const SCHEMA: u32 = 1;
-///     type Args = Order;
-///     type Output = u64;
-/// }
-/// assert_ne!(Notional::FINGERPRINT, 0);
-/// ```
-pub trait TaskSpec {
-    /// The handler's id, 1 to 4,095.
-    const ID: u32;
-    /// The handler's name, at most 63 bytes.
-    const NAME: &'static str;
-    /// Raise it whenever the meaning or the layout of `Args` or `Output` changes.
-    const SCHEMA: u32;
-    /// What the producer sends; alignment at most 64.
-    type Args: NoUninit + CheckedBitPattern;
-    /// What the handler answers; alignment at most 64.
-    type Output: NoUninit + CheckedBitPattern;
-
-    /// The contract in 64 bits: producer and sidecar compare it before the first typed call.
-    const FINGERPRINT: u64 = {
-        assert!(Self::ID >= *HANDLER_IDS.start() && Self::ID <= *HANDLER_IDS.end(), "TaskSpec::ID must be 1 to 4,095");
-        assert!(align_of::<Self::Args>() <= 64, "TaskSpec::Args must not be aligned to more than 64");
-        assert!(align_of::<Self::Output>() <= 64, "TaskSpec::Output must not be aligned to more than 64");
-        fingerprint(
-            Self::NAME,
-            Self::SCHEMA,
-            size_of::<Self::Args>() as u32,
-            align_of::<Self::Args>() as u32,
-            size_of::<Self::Output>() as u32,
-            align_of::<Self::Output>() as u32,
-        )
-    };
-}
-
-/// The fingerprint of a contract: FNV-1a 64 over the bytes of the name, one zero byte, and five little-endian u32:
-/// schema, size and alignment of the arguments, size and alignment of the output. Untyped handlers use zeros for the
-/// last four. Plain enough to be computed in C.
-///
-/// FNV: <http://www.isthe.com/chongo/tech/comp/fnv/>, offset basis 14695981039346656037, prime 1099511628211.
-pub const fn fingerprint(
-    name: &str,
-    schema: u32,
-    args_size: u32,
-    args_align: u32,
-    output_size: u32,
-    output_align: u32,
-) -> u64 {
-    let mut hash = FNV_OFFSET;
-    let name = name.as_bytes();
-    let mut i = 0;
-    while i < name.len() {
-        hash = fnv(hash, name[i]);
-        i += 1;
-    }
-    hash = fnv(hash, 0);
-    let numbers = [schema, args_size, args_align, output_size, output_align];
-    let mut n = 0;
-    while n < numbers.len() {
-        let bytes = numbers[n].to_le_bytes();
-        let mut i = 0;
-        while i < bytes.len() {
-            hash = fnv(hash, bytes[i]);
-            i += 1;
-        }
-        n += 1;
-    }
-    hash
-}
-
-const FNV_OFFSET: u64 = 14_695_981_039_346_656_037;
-
-const fn fnv(hash: u64, byte: u8) -> u64 {
-    (hash ^ byte as u64).wrapping_mul(1_099_511_628_211)
 }
 
 /// Why a handler failed: a code of its own choosing and a text. It becomes the completion's status and response.
@@ -355,34 +262,6 @@ mod tests {
         assert_eq!((id.lane(), id.sequence()), (1023, (1 << 54) - 1));
         assert_eq!(TaskId::new(3, 1 << 54).sequence(), 0, "a sequence that ran over must not spill into the lane");
         assert_eq!(format!("{:?} {}", TaskId::new(2, 9), TaskId::new(2, 9)), "TaskId(2/9) 2/9");
-    }
-
-    #[test]
-    fn the_fingerprint_is_fnv_1a_over_the_documented_bytes() {
-        let mut bytes = b"sum\0".to_vec();
-        for number in [1u32, 16, 8, 8, 8] {
-            bytes.extend(number.to_le_bytes());
-        }
-        let expected = bytes.iter().fold(FNV_OFFSET, |hash, &byte| fnv(hash, byte));
-        assert_eq!(fingerprint("sum", 1, 16, 8, 8, 8), expected);
-        // Published test vector of FNV-1a 64: the one byte "a".
-        assert_eq!(fnv(FNV_OFFSET, b'a'), 0xaf63_dc4c_8601_ec8c);
-    }
-
-    #[test]
-    fn every_part_of_a_contract_moves_its_fingerprint() {
-        let all = [
-            fingerprint("sum", 1, 16, 8, 8, 8),
-            fingerprint("sun", 1, 16, 8, 8, 8),
-            fingerprint("sum", 2, 16, 8, 8, 8),
-            fingerprint("sum", 1, 24, 8, 8, 8),
-            fingerprint("sum", 1, 16, 4, 8, 8),
-            fingerprint("sum", 1, 16, 8, 16, 8),
-            fingerprint("sum", 1, 16, 8, 8, 4),
-        ];
-        for (i, a) in all.iter().enumerate() {
-            assert!(all.iter().skip(i + 1).all(|b| a != b));
-        }
     }
 
     #[test]

@@ -325,6 +325,21 @@ fn typed_handlers_never_see_a_payload_that_is_no_value_of_their_arguments() {
 }
 
 #[test]
+fn a_handler_that_reads_in_place_sees_private_bytes_where_a_lane_has_no_view() {
+    let peek = Handler::in_place(1, "peek", |_, request, response| {
+        assert!(!request.is_shared());
+        request.chunks(&mut [0; 16], |piece| response.write(piece));
+        Ok(())
+    });
+    let mut running = Running::start(&registry(vec![peek]));
+    let payload: Vec<u8> = (0..100).collect();
+    for length in [0, 32, 33, 100] {
+        assert_eq!(running.call(1, &payload[..length]).response(), &payload[..length]);
+    }
+    running.stop();
+}
+
+#[test]
 fn a_handler_takes_the_sizes_it_names_and_no_others() {
     let sizes = Handler::new(1, "sizes", |_, _, _| Ok(())).request_bytes(3..=40);
     let mut running = Running::start(&registry(vec![sizes]));

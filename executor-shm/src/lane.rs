@@ -26,6 +26,7 @@ use executor_core::dispatch::{Lane, Scratch};
 use executor_core::record::{COMMIT, CompletionRecord, DescriptorRecord, WORDS};
 use executor_core::response::Response;
 use executor_core::status::{Poison, Status};
+use executor_core::view::RequestView;
 
 use crate::layout::{Geometry, journal::k, lane::SLOTS};
 use crate::words::{Words, WordsMut};
@@ -316,6 +317,20 @@ impl<S: Words, C: WordsMut, J: WordsMut> Lane for WorkerHalf<S, C, J> {
     fn response(&mut self) -> Response<'_> {
         let at = self.shape.response(self.position);
         Response::new(self.cq.buffer(at, self.shape.response_bytes()))
+    }
+
+    #[inline]
+    fn has_view(&self) -> bool {
+        self.sq.atomics(self.shape.request(self.position), 0).is_some()
+    }
+
+    #[inline]
+    fn response_and_view(&mut self, length: usize) -> (Response<'_>, RequestView<'_>) {
+        let length = length.min(self.shape.request_bytes()); // I3
+        let words = self.sq.atomics(self.shape.request(self.position), length.div_ceil(8)).unwrap_or_default();
+        let at = self.shape.response(self.position);
+        let response = Response::new(self.cq.buffer(at, self.shape.response_bytes()));
+        (response, RequestView::shared(words, length))
     }
 
     #[inline(always)]

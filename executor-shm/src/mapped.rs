@@ -40,6 +40,19 @@ impl Span {
         })
     }
 
+    /// The words from `at` on as a slice of atomics.
+    #[inline]
+    fn atomics(&self, at: usize, words: usize) -> &[AtomicU64] {
+        if at > self.words || words > self.words - at {
+            out_of_block(at, words, self.words);
+        }
+        // SAFETY: `at + words <= self.words` by the check above (M1), so the address is inside the mapping.
+        let start = unsafe { self.base.add(at) };
+        // SAFETY: these are `words` aligned mapped words that stay mapped while the owner of this span lives; memory
+        // that other processes write may be referenced as atomics.
+        unsafe { std::slice::from_raw_parts(start.as_ptr(), words) }
+    }
+
     /// Copies bytes out without forming a reference to them.
     #[inline]
     fn copy_out(&self, at: usize, into: &mut [u8]) {
@@ -128,6 +141,11 @@ impl Words for ReadWords {
     #[inline]
     fn copy_out(&self, at: usize, into: &mut [u8]) {
         self.span.copy_out(at, into);
+    }
+
+    #[inline]
+    fn atomics(&self, at: usize, words: usize) -> Option<&[AtomicU64]> {
+        Some(self.span.atomics(at, words))
     }
 }
 

@@ -1,8 +1,8 @@
 //! Every access to memory that another process may write, or may read while we write.
 //!
 //! A [`Words`] block is a run of aligned little-endian u64 words: mapped ([`mapped`](crate::mapped)), on the heap for
-//! tests, or loom's. Nothing here knows what a word means. No `&[u8]`, no `&mut T` and no `&T` but a `&AtomicU64` is ever
-//! formed over memory that another process writes.
+//! tests, or loom's. Nothing here knows what a word means. No `&[u8]`, no `&mut T` and no `&T` but a `&AtomicU64`, alone or
+//! in a slice, is ever formed over memory that another process writes.
 //!
 //! # Invariants
 //! - M1: an access is checked against the block's own private length before an address is formed.
@@ -21,6 +21,7 @@
 //! such a stranger can do is change the values we load, which every caller treats as input.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use executor_core::record::WORDS;
 
@@ -110,6 +111,17 @@ pub trait Words {
             let bytes = self.load(word).to_le_bytes();
             chunk.copy_from_slice(bytes.get(..chunk.len()).unwrap_or_default());
         }
+    }
+
+    /// The `words` words from `at` on as atomics, to be loaded Relaxed by whoever reads them in place; `None` where the
+    /// block has none of the machine's.
+    ///
+    /// # Panics
+    ///
+    /// As [`Words::load`].
+    fn atomics(&self, at: usize, words: usize) -> Option<&[AtomicU64]> {
+        let _ = (at, words);
+        None
     }
 }
 

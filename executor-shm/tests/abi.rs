@@ -12,11 +12,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use executor_core::clock::ClockSource;
+use executor_core::contract::fingerprint;
 use executor_core::idle::IdleStrategy;
 use executor_core::meter::{self, MeterLayout, WorkerWord};
 use executor_core::record::{self, CompletionRecord, DescriptorRecord};
 use executor_core::status::{HandlerChange, Interrupted, Malformed, Poison};
-use executor_core::task::{TaskId, fingerprint};
+use executor_core::task::TaskId;
 use executor_core::{Handler, Priority, Registry, Status, histogram};
 use executor_shm::attach::{Instance, Wish};
 use executor_shm::lane::{LaneShape, Look, ProducerHalf};
