@@ -6,7 +6,7 @@ use std::error::Error;
 use std::time::Instant;
 
 use executor_client::bytemuck::bytes_of;
-use executor_client::{CallError, Client, TaskDescriptor};
+use executor_client::{Client, TaskDescriptor};
 use executor_core::idle::IdleStrategy;
 use executor_core::registry::RegistryError;
 use executor_core::{Registry, TaskSpec};
@@ -14,23 +14,11 @@ use executord::floor::{self, CAPACITY, PingPong, Pinned, TripTimes, WARM_UP, sam
 
 use crate::report::Side;
 use crate::sidecar::{Setup, SidecarProcess};
-
-/// The task of this bench: the sum of its arguments, all of it inline.
-struct Sum;
-
-impl TaskSpec for Sum {
-    const ID: u32 = 1;
-    const NAME: &'static str = "sum";
-    const SCHEMA: u32 = 1;
-    type Args = [u64; 4];
-    type Output = u64;
-}
+use crate::sum::{Sum, Wrong, call, sum};
 
 /// The handlers of the bench's sidecar.
 pub(crate) fn registry() -> Result<Registry, RegistryError> {
-    Registry::builder()
-        .typed::<Sum>(|_, numbers| Ok(numbers.iter().fold(0, |sum, number| sum.wrapping_add(*number))))
-        .build()
+    Registry::builder().typed::<Sum>(|_, numbers| Ok(sum(numbers))).build()
 }
 
 /// Where and how everything is measured.
@@ -59,7 +47,7 @@ impl Course {
         measure: impl FnOnce(&mut Client) -> Result<T, Box<dyn Error>>,
     ) -> Result<T, Box<dyn Error>> {
         let idle = if self.is_lonely() { IdleStrategy::Yield } else { IdleStrategy::Spin };
-        let sidecar = SidecarProcess::start(&Setup { cpu: self.cpus.1, capacity: CAPACITY as u32, timing, idle })?;
+        let sidecar = SidecarProcess::start(&Setup { timing, idle, ..Setup::one_lane(self.cpus.1) })?;
         let mut client = sidecar.connect()?;
         let _pinned = Pinned::to(self.cpus.0)?;
         time_trips(WARM_UP, |number| call(&mut client, number))?;
@@ -105,11 +93,9 @@ impl Course {
     }
 }
 
-/// One task there and back, its answer checked.
-#[inline(always)]
-fn call(client: &mut Client, number: u64) -> Result<(), Wrong> {
-    let sum = client.call::<Sum>(&[number, 1, 2, 3])?;
-    if sum == number + 6 { Ok(()) } else { Err(Wrong::Sum { number }) }
+/// Both sides, the first one changing from round to round, so that a drift of the machine favours neither.
+pub(crate) fn sides_in_turn(round: usize) -> [Side; 2] {
+    if round.is_multiple_of(2) { [Side::Floor, Side::Ours] } else { [Side::Ours, Side::Floor] }
 }
 
 /// Sends `tasks` tasks through the lane, as many at a time as it holds, in turns of `batch`; each answer is checked
@@ -134,40 +120,4 @@ fn pump(client: &mut Client, tasks: u64, batch: u64) -> Result<(), Box<dyn Error
         }
     }
     Ok(())
-}
-
-/// What must not happen while measuring.
-#[derive(Debug)]
-pub(crate) enum Wrong {
-    /// A call that has no output.
-    Call(CallError),
-    /// An output that is not the sum.
-    Sum {
-        /// The task's number.
-        number: u64,
-    },
-}
-
-impl From<CallError> for Wrong {
-    fn from(error: CallError) -> Self {
-        Self::Call(error)
-    }
-}
-
-impl std::fmt::Display for Wrong {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Call(_) => f.write_str("a call failed"),
-            Self::Sum { number } => write!(f, "task {number} came back with a wrong answer"),
-        }
-    }
-}
-
-impl Error for Wrong {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match self {
-            Self::Call(error) => Some(error),
-            Self::Sum { .. } => None,
-        }
-    }
 }

@@ -47,13 +47,6 @@ pub(crate) enum Side {
     Ours,
 }
 
-impl Side {
-    /// Both sides, the first one changing from round to round, so that a drift of the machine favours neither.
-    pub(crate) fn in_turn(round: usize) -> [Self; 2] {
-        if round.is_multiple_of(2) { [Self::Floor, Self::Ours] } else { [Self::Ours, Self::Floor] }
-    }
-}
-
 /// One figure of both sides, round by round.
 #[derive(Debug)]
 pub(crate) struct Figure {

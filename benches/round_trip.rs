@@ -9,6 +9,7 @@
 mod course;
 mod report;
 mod sidecar;
+mod sum;
 
 use std::error::Error;
 use std::io::IsTerminal;
@@ -19,7 +20,7 @@ use executor_core::ClockSource;
 use executord::floor::{CAPACITY, two_cpus};
 use serde_json::{Value, json};
 
-use course::{Course, registry};
+use course::{Course, registry, sides_in_turn};
 use report::{Figure, Goal, Side, circumstances, median, rounded, table};
 use sidecar::{end_on_signals, serve_if_asked};
 
@@ -146,7 +147,7 @@ impl Results {
     }
 
     fn round(&mut self, course: &Course, round: usize) -> Result<(), Box<dyn Error>> {
-        let sides = Side::in_turn(round);
+        let sides = sides_in_turn(round);
         for side in sides {
             match side {
                 Side::Floor => {

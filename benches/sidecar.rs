@@ -14,6 +14,7 @@ use executor_core::Registry;
 use executor_core::idle::IdleStrategy;
 use executor_core::registry::RegistryError;
 use executor_shm::{Sidecar, StopSignals};
+use executord::floor::CAPACITY;
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getppid};
@@ -30,12 +31,24 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) struct Setup {
     /// The CPU of its only worker.
     pub(crate) cpu: u32,
+    /// The most lanes.
+    pub(crate) lanes: u32,
     /// Slots of a lane.
     pub(crate) capacity: u32,
+    /// Bytes of a request buffer.
+    pub(crate) request_bytes: u32,
     /// Whether tasks are stamped.
     pub(crate) timing: bool,
     /// What its worker does between tasks.
     pub(crate) idle: IdleStrategy,
+}
+
+impl Setup {
+    /// A default lane, stamps, and a worker that spins.
+    pub(crate) fn one_lane(cpu: u32) -> Self {
+        let (capacity, idle) = (CAPACITY as u32, IdleStrategy::Spin);
+        Self { cpu, lanes: 1, capacity, request_bytes: 256, timing: true, idle }
+    }
 }
 
 /// The one sidecar that runs now, where the thread that waits for signals finds it.
@@ -64,8 +77,8 @@ impl SidecarProcess {
         let instance: InstanceName = format!("bench-{}-{count}", std::process::id()).parse()?;
         let mut command = Command::new(std::env::current_exe()?);
         command.arg(SIDECAR).arg(std::process::id().to_string()).arg(instance.to_string());
-        command.args([setup.cpu.to_string(), setup.capacity.to_string(), setup.timing.to_string()]);
-        command.arg(setup.idle.name());
+        command.args([setup.cpu, setup.lanes, setup.capacity, setup.request_bytes].map(|number| number.to_string()));
+        command.args([&setup.timing.to_string(), setup.idle.name()]);
         // A group of its own: Ctrl-C reaches the bench alone, which then ends the sidecar in order.
         command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
         let mut running = running();
@@ -139,7 +152,7 @@ fn serve(
     arguments: &[String],
     registry: impl FnOnce() -> Result<Registry, RegistryError>,
 ) -> Result<(), Box<dyn Error>> {
-    let [parent, instance, cpu, capacity, timing, idle] = arguments else {
+    let [parent, instance, cpu, lanes, capacity, request_bytes, timing, idle] = arguments else {
         return Err("wrong number of arguments".into());
     };
     let signals = StopSignals::block()?;
@@ -150,8 +163,9 @@ fn serve(
     let handle = Sidecar::builder()
         .instance(instance.parse()?)
         .registry(registry()?)
-        .lanes(1)
+        .lanes(lanes.parse()?)
         .capacity(capacity.parse()?)
+        .request_bytes(request_bytes.parse()?)
         .cpus(&[cpu.parse()?])
         .idle(idle.parse()?)
         .timing(timing.parse()?)
