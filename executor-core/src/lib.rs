@@ -24,6 +24,7 @@ pub mod response;
 mod rota;
 pub mod status;
 pub mod task;
+pub mod trial;
 pub mod view;
 pub mod worker;
 
@@ -34,4 +35,5 @@ pub use registry::{Handler, Registry, RegistryBuilder, RegistryError};
 pub use response::Response;
 pub use status::{Ran, Status};
 pub use task::{Priority, TaskContext, TaskError, TaskId, TaskKey};
+pub use trial::Trial;
 pub use view::RequestView;
