@@ -14,10 +14,11 @@ use std::ops::Deref;
 use std::sync::atomic::AtomicU64;
 
 use crate::clock::Clock;
+use crate::handler::Fault;
 use crate::histogram::BUCKETS;
 use crate::meter::{self, COUNTS, MeterLayout};
 use crate::record::{CompletionRecord, DescriptorRecord, INLINE_PAYLOAD};
-use crate::registry::{Fault, Row, Table};
+use crate::registry::{Row, Table};
 use crate::response::{Response, Written};
 use crate::rota::Place;
 use crate::status::{HandlerChange, Interrupted, Malformed, Poison, Status};

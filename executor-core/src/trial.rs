@@ -149,7 +149,7 @@ impl Registry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::Handler;
+    use crate::handler::Handler;
     use crate::status::Malformed;
     use crate::task::TaskError;
 
