@@ -202,6 +202,11 @@ impl Client {
         }
     }
 
+    /// Whether the task at `position` can never be answered, because what was submitted there cannot be read any more.
+    pub(crate) fn is_unreadable(&self, position: u64) -> bool {
+        self.state() == LaneStatus::Poisoned && self.instance.damaged_at(self.number).is_some_and(|at| position >= at)
+    }
+
     /// Whether a sidecar holds the instance now: a system call of some 0.4 us.
     pub fn is_executor_alive(&self) -> bool {
         self.generation == fork_generation() && self.instance.is_alive()

@@ -32,6 +32,9 @@ pub enum WaitError {
     /// The instance was given up: the task will never be answered.
     #[error("the instance was discarded; the task will never be answered")]
     Discarded,
+    /// Somebody wrote into the lane's memory; the task cannot be read and will never be answered. Connect again.
+    #[error("the lane's submissions were damaged; the task will never be answered; connect again")]
+    Damaged,
     /// The ticket's completion was taken before.
     #[error("the completion was taken before")]
     AlreadyTaken,
@@ -263,6 +266,9 @@ impl Pause {
         self.probe_at = Some(now + PROBE_INTERVAL);
         if client.state() == LaneStatus::Lost {
             return if client.look(position)?.is_some() { Ok(()) } else { Err(WaitError::Discarded) };
+        }
+        if client.is_unreadable(position) && client.look(position)?.is_none() {
+            return Err(WaitError::Damaged);
         }
         if client.instance.is_alive() || client.look(position)?.is_some() {
             return Ok(());

@@ -269,6 +269,12 @@ impl Instance {
         futex::nap(self.status.atomic(status::NAP), nap, time);
     }
 
+    /// The first position of a lane that cannot be read any more, if it is poisoned for that.
+    pub fn damaged_at(&self, lane: u32) -> Option<u64> {
+        let word = self.gate(lane) + status::LANE_DAMAGED_AT;
+        self.status.load(word).checked_sub(1)
+    }
+
     /// Who holds the lanes: lane, state and the owner's pid as the owner told it.
     pub fn holders(&self) -> Vec<(u32, LaneState, u64)> {
         (0..self.geometry.lanes)

@@ -9,7 +9,8 @@
 //! FREE      -> ACTIVE    its owner holds the lock and has written its wish, or has committed a task
 //! ACTIVE    -> DRAINING  the lock is free: the owner detached or died
 //! DRAINING  -> RESETTING the worker handed the lane back, everything accepted is answered
-//! any       -> POISONED  and on to RESETTING when the lock is free and the worker has handed it back
+//! ACTIVE    -> POISONED  its submissions were damaged: see `audit`
+//! POISONED  -> RESETTING its lock is free and the worker handed it back
 //! ```
 //! Each arrow is one store to the journal, then one to the mirror in `status`.
 //!
@@ -41,6 +42,7 @@ use crate::state::{LaneState, LaneWord};
 use crate::status::Placement;
 use crate::words::{Words, WordsMut};
 
+mod audit;
 mod reset;
 mod start;
 mod stop;
@@ -170,6 +172,8 @@ impl Housekeeping {
                     if self.lanes[lane].is_deserted() {
                         self.set(lane, LaneState::Draining, 0);
                         self.send_drain(lane);
+                    } else {
+                        self.audit(lane);
                     }
                 }
                 Some(LaneState::Draining) => {
@@ -178,7 +182,14 @@ impl Housekeeping {
                     }
                     self.send_drain(lane);
                 }
-                Some(LaneState::Poisoned) if self.lanes[lane].is_deserted() => self.send_drain(lane),
+                Some(LaneState::Poisoned) => {
+                    if !self.lanes[lane].served && !self.lanes[lane].drain_sent {
+                        self.hand_over(lane);
+                    }
+                    if self.lanes[lane].is_deserted() {
+                        self.send_drain(lane);
+                    }
+                }
                 Some(LaneState::Resetting) => self.try_reset(lane),
                 _ => {}
             }
@@ -281,8 +292,8 @@ impl Housekeeping {
     /// Takes lanes that workers gave back. While serving, a lane comes back empty or served its capacity once more;
     /// while stopping it may come back with tasks that there was no time for, which the next start serves.
     fn take_back(&mut self, stopping: bool) {
-        for control in &mut self.controls {
-            while let Some(served) = control.take_returned() {
+        for worker in 0..self.controls.len() {
+            while let Some(served) = self.controls.get_mut(worker).and_then(Control::take_returned) {
                 let Some(keep) = self.lanes.get_mut(served.facts.lane as usize) else { continue };
                 let rerun = served.lane.has_rerun();
                 let (_, cq) = served.lane.into_parts();
@@ -298,8 +309,8 @@ impl Housekeeping {
                     && !(stopping && unanswered)
                     && keep.word.state() != Some(LaneState::Active)
                 {
-                    keep.word = keep.word.with(LaneState::Resetting, 0);
-                    self.master.set_lane_word(lane, keep.word);
+                    self.skip_ids_of_damaged(lane);
+                    self.set(lane as usize, LaneState::Resetting, 0);
                 }
             }
         }

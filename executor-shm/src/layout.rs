@@ -153,6 +153,9 @@ pub mod status {
     pub const LANE_RESETS: usize = LINE + 3;
     /// Facts: the owner's pid as the owner told it: for people, never for a decision.
     pub const LANE_OWNER: usize = LINE + 4;
+    /// Facts: of a lane that is poisoned because its `sq` was damaged, position + 1 of the first task that cannot be read;
+    /// 0 else. Stored before the state.
+    pub const LANE_DAMAGED_AT: usize = LINE + 5;
 
     /// Words of a registry row.
     pub const ROW_WORDS: usize = 2 * LINE;

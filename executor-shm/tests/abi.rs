@@ -104,6 +104,7 @@ fn every_offset_is_where_this_version_has_it() {
         ("status::LANE_ATTACHED_AT", status::LANE_ATTACHED_AT, 10),
         ("status::LANE_RESETS", status::LANE_RESETS, 11),
         ("status::LANE_OWNER", status::LANE_OWNER, 12),
+        ("status::LANE_DAMAGED_AT", status::LANE_DAMAGED_AT, 13),
         ("status::ROW_WORDS", status::ROW_WORDS, 16),
         ("status::ROW_ID", status::ROW_ID, 0),
         ("status::ROW_FINGERPRINT", status::ROW_FINGERPRINT, 1),

@@ -122,6 +122,7 @@ impl Housekeeping {
         table.store(gate + status::LANE_BASE, base);
         table.store(gate + status::LANE_RESETS, resets);
         table.store(gate + status::LANE_OWNER, 0);
+        table.store(gate + status::LANE_DAMAGED_AT, 0);
         table.store(gate + status::LANE_PLACEMENT, 0);
         self.master.mirror_lane_word(number, word);
         let keep = &mut self.lanes[lane];

@@ -1,0 +1,78 @@
+//! POISONED: a lane that is served no more, and the look that finds a damaged one.
+//!
+//! A correct producer stores two values only into the commit word of a slot: none at all in its first lap, and the
+//! position that it submits plus one. Anything else at the position to be served next is somebody's wild write, and the
+//! worker would wait there for ever.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use executor_core::record::{COMMIT, WORDS};
+use executor_core::status::Poison;
+
+use super::Housekeeping;
+use crate::layout::{Geometry, journal::k, lane::SLOTS, status};
+use crate::state::LaneState;
+use crate::words::{Words, WordsMut};
+
+impl Housekeeping {
+    /// Poisons the lane if its `sq` holds what no correct producer writes.
+    pub(super) fn audit(&mut self, lane: usize) {
+        let at = self.master.geometry.journal_lane(lane as u32);
+        let Some(sq) = &self.lanes[lane].sq else { return };
+        let Some(position) = damaged_at(&self.master.journal, at, sq, &self.master.geometry) else { return };
+        let gate = self.master.geometry.gate(lane as u32);
+        self.master.status.store(gate + status::LANE_DAMAGED_AT, position.wrapping_add(1));
+        self.poison(lane, Poison::Damaged);
+        self.tell(&format!("lane {lane} is poisoned: somebody wrote into its submissions at task {position}"));
+    }
+
+    /// any -> POISONED. The state first: whoever is answered `Poisoned` finds it there.
+    fn poison(&mut self, lane: usize, reason: Poison) {
+        self.set(lane, LaneState::Poisoned, reason.code());
+        self.lanes[lane].poison.store(u32::from(reason.code()), Relaxed);
+    }
+
+    /// POISONED -> RESETTING, once the worker has handed it back and its owner is gone. Of a damaged lane the journal does
+    /// not know how many ids were handed out; there were a capacity at most past its count.
+    pub(super) fn skip_ids_of_damaged(&self, lane: u32) {
+        if self.lanes[lane as usize].word.reason() == Poison::Damaged.code() {
+            let base = self.master.geometry.journal_lane(lane) + k::BASE;
+            let skipped = self.master.journal.load(base).wrapping_add(u64::from(self.master.geometry.capacity));
+            self.master.journal.store(base, skipped);
+        }
+    }
+}
+
+/// The position to be served next, if its commit word is one that no correct producer writes there.
+fn damaged_at(journal: &impl Words, lines: usize, sq: &impl Words, geometry: &Geometry) -> Option<u64> {
+    let position = journal.load_commit(lines + COMMIT);
+    let word = sq.load_commit(SLOTS + (position & geometry.mask()) as usize * WORDS + COMMIT);
+    let earlier = position.wrapping_add(1).saturating_sub(u64::from(geometry.capacity));
+    let is_sound = word == position.wrapping_add(1) || word == earlier;
+    // Once the worker has begun with this task its slot may hold a later one, so the word is judged only if it has not.
+    (!is_sound && journal.load_commit(lines + COMMIT) == position).then_some(position)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::words::HeapWords;
+
+    #[test]
+    fn only_words_that_no_correct_producer_writes_are_damage() {
+        let geometry =
+            Geometry { capacity: 4, request_bytes: 64, response_bytes: 64, lanes: 1, handlers: 8, workers: 1 };
+        let (journal, sq) = (HeapWords::new(64), HeapWords::new(SLOTS + 4 * WORDS));
+        for position in 0..12u64 {
+            journal.store(COMMIT, position);
+            let slot = SLOTS + (position % 4) as usize * WORDS + COMMIT;
+            let earlier = (position + 1).saturating_sub(4);
+            for word in (0..20).chain([u64::MAX, 1 << 63]) {
+                sq.store(slot, word);
+                let sound = word == earlier || word == position + 1;
+                let found = damaged_at(&journal, 0, &sq, &geometry);
+                assert_eq!(found, (!sound).then_some(position), "word {word} at position {position}");
+            }
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! A lane whose submissions were damaged is poisoned: it alone suffers, its producer is told, and it comes back.
+
+#![deny(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+use std::os::unix::fs::FileExt;
+use std::time::Instant;
+
+use executor_client::{Client, LaneStatus, Status, SubmitError, TaskDescriptor, WaitError};
+use executor_shm::layout::lane::SLOTS;
+use executor_tests::FAIL_SAFE;
+use executor_tests::handlers::{ECHO, SLOW};
+use executor_tests::instance::TestInstance;
+use executor_tests::process;
+
+const SIDECAR: &str = env!("CARGO_BIN_EXE_sidecar");
+const ECHOED: TaskDescriptor = TaskDescriptor::new(ECHO);
+
+fn connect(instance: &TestInstance) -> Client {
+    Client::connect_timeout(instance.name(), FAIL_SAFE).unwrap()
+}
+
+fn echo(client: &mut Client) -> u64 {
+    let mut ticket = client.submit_ticket(&ECHOED, b"hello").unwrap();
+    assert_eq!(client.wait_timeout(&mut ticket, FAIL_SAFE).unwrap().status(), Status::Done);
+    ticket.task_id().sequence()
+}
+
+/// What a wild write of its producer does to the commit word of a slot.
+fn scribble(instance: &TestInstance, lane: u32, slot: u64, word: u64) {
+    let lane = format!(".lane-{lane}-");
+    let is_sq = |name: &String| name.contains(&lane) && name.ends_with(".sq");
+    let name = instance.files().into_iter().find(is_sq).unwrap();
+    let file = std::fs::File::options().write(true).open(format!("/dev/shm/{name}")).unwrap();
+    file.write_all_at(&word.to_le_bytes(), (SLOTS as u64 + slot * 8) * 8).unwrap();
+}
+
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < FAIL_SAFE, "never came: {what}");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_damaged_lane_tells_its_producer_and_comes_back_for_the_next_one() {
+    let instance = TestInstance::new("damaged");
+    let _sidecar = process::sidecar(SIDECAR, &instance, &["--lanes", "2", "--capacity", "16"]);
+    let (mut victim, mut damaged) = (connect(&instance), connect(&instance));
+    echo(&mut victim);
+    let ids = (0..20).map(|_| echo(&mut damaged)).last().unwrap();
+    // The next task is number 20, in slot 4; one that is far ahead was never submitted.
+    scribble(&instance, damaged.lane_number(), 4, 1 << 40);
+    until("the lane is poisoned", || damaged.state() == LaneStatus::Poisoned);
+    assert_eq!(damaged.try_submit(&ECHOED, b"more"), Err(SubmitError::Poisoned(ECHOED)));
+    assert_eq!(victim.state(), LaneStatus::Served);
+    echo(&mut victim);
+
+    let lane = damaged.lane_number();
+    drop(damaged);
+    let mut next = connect(&instance); // of two lanes the other one is taken
+    assert_eq!((next.lane_number(), next.state() == LaneStatus::Poisoned), (lane, false));
+    assert!(echo(&mut next) > ids + 16, "ids past the journal's count may have been handed out");
+}
+
+#[test]
+fn a_wait_for_a_task_that_was_damaged_ends_and_says_so() {
+    let instance = TestInstance::new("lost-task");
+    let latch = instance.latch("held");
+    let mut sidecar = process::sidecar(SIDECAR, &instance, &["--capacity", "16"]);
+    let mut client = connect(&instance);
+    let mut running = client.submit_ticket(&TaskDescriptor::new(SLOW), b"held").unwrap();
+    assert_eq!(sidecar.line(), "entered held 1");
+    let mut waiting = client.submit_ticket(&ECHOED, b"behind it").unwrap();
+    scribble(&instance, client.lane_number(), 1, 77);
+    until("the lane is poisoned", || client.state() == LaneStatus::Poisoned);
+    assert_eq!(client.wait_timeout(&mut waiting, FAIL_SAFE).unwrap_err(), WaitError::Damaged);
+    latch.open(); // the task before it was read long ago
+    let completion = client.wait_timeout(&mut running, FAIL_SAFE).unwrap();
+    assert!(completion.status().ran() == executor_client::Ran::Yes, "{}", completion.status());
+
+    // The next sidecar finds it poisoned, and so does its producer.
+    sidecar.kill();
+    let _sidecar = process::sidecar(SIDECAR, &instance, &[]);
+    assert_eq!(client.state(), LaneStatus::Poisoned);
+    assert_eq!(client.wait_timeout(&mut waiting, FAIL_SAFE).unwrap_err(), WaitError::Damaged);
+    let lane = client.lane_number();
+    drop(client);
+    until("the lane is free again", || {
+        let other = connect(&instance);
+        other.lane_number() == lane
+    });
+}
