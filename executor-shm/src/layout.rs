@@ -217,6 +217,13 @@ pub struct Geometry {
     pub workers: u32,
 }
 
+/// The sizes of new files that nobody chose any for, and the least room for handlers and workers.
+impl Default for Geometry {
+    fn default() -> Self {
+        Self { capacity: 1024, request_bytes: 256, response_bytes: 256, lanes: 16, handlers: 8, workers: 2 }
+    }
+}
+
 /// Why sizes cannot be served.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{name} is {found}; it must be {rule}")]

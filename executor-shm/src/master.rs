@@ -439,13 +439,14 @@ impl Master {
 impl Wanted {
     /// The sizes of new files. Room for more handlers and workers than asked for now: a later start may have more.
     fn geometry(&self) -> Geometry {
+        let default = Geometry::default();
         Geometry {
-            capacity: self.capacity.unwrap_or(1024),
-            request_bytes: self.request_bytes.unwrap_or(256),
-            response_bytes: self.response_bytes.unwrap_or(256),
-            lanes: self.lanes.unwrap_or(16),
-            handlers: (self.handlers * 2).next_multiple_of(8).clamp(8, 4096),
-            workers: self.workers.max(2),
+            capacity: self.capacity.unwrap_or(default.capacity),
+            request_bytes: self.request_bytes.unwrap_or(default.request_bytes),
+            response_bytes: self.response_bytes.unwrap_or(default.response_bytes),
+            lanes: self.lanes.unwrap_or(default.lanes),
+            handlers: (self.handlers * 2).next_multiple_of(8).clamp(default.handlers, 4096),
+            workers: self.workers.max(default.workers),
         }
     }
 }
