@@ -4,10 +4,12 @@ use std::os::fd::AsFd;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
+use executor_core::Status;
 use executor_core::clock::ClockSource;
 use executor_core::idle::IdleStrategy;
-use executor_core::{Status, meter};
+use executor_core::meter::WorkerWord;
 use nix::sys::eventfd::EventFd;
 
 use crate::files::InstanceName;
@@ -16,7 +18,7 @@ use crate::housekeeping::{Ending, Orders, RecoveryReport};
 use crate::layout::{Geometry, status};
 use crate::lock::fork_generation;
 use crate::mapped::SharedWords;
-use crate::signals::StopSignals;
+use crate::signals::{StopSignals, Waited};
 use crate::words::Words;
 
 /// What a sidecar has done, summed over all its lives on these files.
@@ -35,8 +37,8 @@ pub(crate) fn read_stats(words: &impl Words, geometry: &Geometry) -> SidecarStat
     let word = |at: usize| words.load(geometry.meter() + at);
     let mut stats = SidecarStats::default();
     for worker in 0..layout.workers {
-        stats.tasks = stats.tasks.saturating_add(word(layout.worker(worker) + meter::WorkerWord::Tasks as usize));
-        stats.lanes = stats.lanes.saturating_add(word(layout.worker(worker) + meter::WorkerWord::Lanes as usize));
+        stats.tasks = stats.tasks.saturating_add(word(layout.worker(worker) + WorkerWord::Tasks as usize));
+        stats.lanes = stats.lanes.saturating_add(word(layout.worker(worker) + WorkerWord::Lanes as usize));
     }
     // Lanes count what did not end well; the rest is Done.
     for (code, count) in stats.by_status.iter_mut().enumerate().skip(2) {
@@ -47,11 +49,31 @@ pub(crate) fn read_stats(words: &impl Words, geometry: &Geometry) -> SidecarStat
     stats
 }
 
+/// How far the loop of a worker has come. Both counts go on over restarts of the sidecar or begin again; only whether they
+/// differ from an earlier reading means anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WorkerProgress {
+    /// Tasks ended.
+    pub tasks: u64,
+    /// Looks at all its lanes that found nothing, in steps of 16; a worker with work does not count them.
+    pub sweeps: u64,
+}
+
+/// Why the closure of [`SidecarHandle::run_until_ticking`] is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// The interval has passed since the last call for a tick, or since the beginning.
+    Tick,
+    /// The first signal came and the stop was just ordered. Ticks go on while accepted tasks are served.
+    Stopping,
+}
+
 /// A running sidecar. Dropping it stops it with manners and waits for that.
 #[derive(Debug)]
 pub struct SidecarHandle {
     pub(crate) instance: InstanceName,
     pub(crate) cpus: Vec<u32>,
+    pub(crate) workers: usize,
     pub(crate) geometry: Geometry,
     pub(crate) bytes: u64,
     pub(crate) idle: IdleStrategy,
@@ -139,6 +161,23 @@ impl SidecarHandle {
         read_stats(&self.status, &self.geometry)
     }
 
+    /// How far each worker has come. A worker that serves or waits for tasks differs from its last reading within
+    /// microseconds; one that does not is inside a handler, or the kernel runs it not. Two loads a worker and no store
+    /// anywhere. Empty in a forked child.
+    pub fn progress(&self) -> Vec<WorkerProgress> {
+        if self.generation != fork_generation() {
+            return Vec::new(); // the sidecar is the parent's
+        }
+        let layout = self.geometry.meter_layout();
+        let word =
+            |worker, word: WorkerWord| self.status.load(self.geometry.meter() + layout.worker(worker) + word as usize);
+        let of = |worker| WorkerProgress {
+            tasks: word(worker, WorkerWord::Tasks),
+            sweeps: word(worker, WorkerWord::Sweeps),
+        };
+        (0..self.workers).map(of).collect()
+    }
+
     /// The last thing housekeeping could not do, if any: a full `/dev/shm`, names taken away.
     pub fn problem(&self) -> Option<String> {
         self.problem.lock().ok().and_then(|problem| problem.clone())
@@ -190,18 +229,51 @@ impl SidecarHandle {
     /// # Errors
     ///
     /// As [`run_until_signal`](Self::run_until_signal).
-    pub fn run_until(mut self, signals: &StopSignals) -> Result<StopReport, StopError> {
+    pub fn run_until(self, signals: &StopSignals) -> Result<StopReport, StopError> {
+        self.run(signals, None, |_, _| {})
+    }
+
+    /// As [`run_until`](Self::run_until), and calls the program between the signals: at every [`Moment::Tick`], some
+    /// `interval` apart, and when the stop begins. The closure runs on this thread, apart from all workers; while it runs,
+    /// signals wait. An interval below a millisecond is one.
+    ///
+    /// # Errors
+    ///
+    /// As [`run_until_signal`](Self::run_until_signal).
+    pub fn run_until_ticking(
+        self,
+        signals: &StopSignals,
+        interval: Duration,
+        called: impl FnMut(&Self, Moment),
+    ) -> Result<StopReport, StopError> {
+        self.run(signals, Some(interval), called)
+    }
+
+    fn run(
+        mut self,
+        signals: &StopSignals,
+        interval: Option<Duration>,
+        mut called: impl FnMut(&Self, Moment),
+    ) -> Result<StopReport, StopError> {
         let ended = Arc::clone(&self.ended);
-        let mut stopping = false;
-        while signals.wait(ended.as_fd()).map_err(StopError::Signals)? {
-            if stopping {
+        let after = || interval.and_then(|interval| Instant::now().checked_add(interval));
+        let (mut stopping, mut tick) = (false, after());
+        loop {
+            match signals.wait(ended.as_fd(), tick).map_err(StopError::Signals)? {
+                Waited::Other => return self.wait(),
+                Waited::Timeout => {
+                    called(&self, Moment::Tick);
+                    tick = after();
+                }
                 // Asked twice: whoever asks has a reason. Everything accepted is in the files for the next start.
-                std::process::exit(130);
+                Waited::Signal if stopping => std::process::exit(130),
+                Waited::Signal => {
+                    stopping = true;
+                    self.stop();
+                    called(&self, Moment::Stopping);
+                }
             }
-            stopping = true;
-            self.stop();
         }
-        self.wait()
     }
 }
 

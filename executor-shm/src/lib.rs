@@ -29,7 +29,7 @@ pub mod words;
 
 pub use executor_core as core;
 pub use files::{InstanceName, InstanceNameError};
-pub use handle::{SidecarHandle, SidecarStats, StopError, StopReport};
+pub use handle::{Moment, SidecarHandle, SidecarStats, StopError, StopReport, WorkerProgress};
 pub use housekeeping::Ending;
 pub use master::MasterError;
 pub use sidecar::{Sidecar, SidecarBuilder, StartError};

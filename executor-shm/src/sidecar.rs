@@ -21,6 +21,9 @@ use crate::state::InstanceState;
 use crate::status as table;
 use crate::words::{Words, WordsMut};
 
+/// How long a stop serves what is committed, unless configured.
+pub const DRAIN_TIME: Duration = Duration::from_secs(5);
+
 /// The sidecar of one instance: entry point of this module.
 #[derive(Debug)]
 pub struct Sidecar;
@@ -56,7 +59,7 @@ impl Default for SidecarBuilder {
             pin: true,
             idle: None,
             quantum: QUANTUM,
-            drain_time: Duration::from_secs(5),
+            drain_time: DRAIN_TIME,
         }
     }
 }
@@ -301,6 +304,7 @@ impl SidecarBuilder {
         }
         Ok(SidecarHandle {
             instance: self.instance,
+            workers: cpus.len(),
             cpus: cpus.into_iter().flatten().collect(),
             geometry,
             bytes,

@@ -1,6 +1,7 @@
 //! SIGTERM and SIGINT as something to wait for, by a thread that chose to.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
@@ -28,23 +29,40 @@ impl StopSignals {
         Ok(Self { fd })
     }
 
-    /// Waits until one of the signals came (`true`) or `other` is readable (`false`).
-    pub(crate) fn wait(&self, other: BorrowedFd<'_>) -> std::io::Result<bool> {
+    /// Waits until one of the signals came, `other` is readable or `until` has come; a signal is told first.
+    pub(crate) fn wait(&self, other: BorrowedFd<'_>, until: Option<Instant>) -> std::io::Result<Waited> {
         loop {
             if self.fd.read_signal()?.is_some() {
-                return Ok(true);
+                return Ok(Waited::Signal);
             }
+            let timeout = match until.map(|until| until.saturating_duration_since(Instant::now())) {
+                None => PollTimeout::NONE,
+                Some(left) if left.is_zero() => return Ok(Waited::Timeout),
+                // Rounded up: a wait of less than a millisecond is not to be a busy loop.
+                Some(left) => PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX),
+            };
             let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN), PollFd::new(other, PollFlags::POLLIN)];
-            match poll(&mut fds, PollTimeout::NONE) {
+            match poll(&mut fds, timeout) {
                 Ok(_) | Err(nix::errno::Errno::EINTR) => {}
                 Err(errno) => return Err(errno.into()),
             }
             let [signal, other] = fds;
             if !signal.any().unwrap_or(false) && other.any().unwrap_or(false) {
-                return Ok(false);
+                return Ok(Waited::Other);
             }
         }
     }
+}
+
+/// What a wait for signals ended with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Waited {
+    /// One of the signals.
+    Signal,
+    /// The other descriptor is readable.
+    Other,
+    /// The time has come.
+    Timeout,
 }
 
 /// Blocks all signals in the calling thread: worker and housekeeping threads leave them to the threads of the program.
