@@ -2,15 +2,13 @@
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use executor_core::idle::IdleStrategy;
-use executor_core::record::LENGTH_MAX;
 use executor_shm::InstanceName;
 
 use crate::exit::CODES;
-use crate::units::{parse_bytes, parse_time};
+use crate::settings::{SETTINGS, Settings, parse_buffer};
+use crate::units::parse_bytes;
 
 /// A shared-memory task executor: serve handlers to other processes, or see it at work.
 #[derive(Debug, Parser)]
@@ -30,6 +28,9 @@ pub(crate) enum Command {
     /// Serve the built-in handlers until Ctrl-C or SIGTERM: echo, sum, crc32c, sha256, sha256-block, spin.
     #[command(after_help = after_help(&run_examples()))]
     Run(RunArgs),
+    /// Print what `run` with the same flags would do, and which flag, variable or line of a file says so.
+    #[command(after_help = config_help())]
+    Config(ConfigArgs),
     /// Start a sidecar and producers, measure a round trip, hash files through the rings, check every digest.
     #[command(after_help = after_help(
         "  executord demo                           hash what is below this folder\n  \
@@ -64,62 +65,72 @@ pub(crate) enum OwnCommand {
     /// Serve the handlers until Ctrl-C or SIGTERM.
     #[command(after_help = after_help(&run_examples()))]
     Run(RunArgs),
+    /// Print what `run` with the same flags would do, and which flag, variable or line of a file says so.
+    #[command(after_help = config_help())]
+    Config(ConfigArgs),
 }
 
 /// Under the name of the program that runs: it may be one with handlers of its own.
-fn run_examples() -> String {
+fn program() -> String {
     let path = PathBuf::from(std::env::args_os().next().unwrap_or_default());
-    let program = path.file_name().unwrap_or_default().to_string_lossy();
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+fn run_examples() -> String {
+    let program = program();
     format!(
         "  {program} run                                    instance `default`, a worker on the last free CPU\n  \
            {program} run orders --cpu 2 --cpu 3             two workers\n  \
            {program} run --request-bytes 64KiB --lanes 64   longer requests, more producers\n  \
+           {program} run --config orders.toml               settings from a file\n  \
            shm-dump show orders                   look inside, from another terminal"
+    )
+}
+
+fn config_help() -> String {
+    let program = program();
+    let keys: String = SETTINGS
+        .iter()
+        .map(|setting| format!("  {:15} {:24} {}\n", setting.name, setting.variable(), setting.form.name()))
+        .collect();
+    let examples = format!(
+        "  {program} config                                   what `{program} run` would do\n  \
+           {program} config --config orders.toml --lanes 64   with a file and a flag\n  \
+           {program} config --json | jq .settings.lanes.source"
+    );
+    format!(
+        "A flag wins over a variable, a variable over the file, the file over the default. A variable that is empty is \
+         not set; EXECUTOR_CONFIG names the file, EXECUTOR_CPU takes CPUs with commas between them. Other variables that \
+         begin with EXECUTOR_ may be somebody else's; they are shown and not read.\n\n\
+         Keys of the file, their variables and values:\n{keys}\n\
+         Keys of --json: `config`, the file or null; `settings`, for each key an object of `value` as the file takes it, \
+         `source` (flag, environment, file, default, or instance where files in /dev/shm have the value), `at` (which \
+         flag, variable, or line) or null, `reason` of a default or null, `flag`, `variable`; `ignored_variables`.\n\n{}",
+        after_help(&examples)
     )
 }
 
 /// How to serve.
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
-    /// The name that producers connect to.
-    #[arg(default_value = "default")]
-    pub(crate) instance: InstanceName,
-    /// The most lanes, that is producers at a time: 1 to 1024 [default: 16].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
-    pub(crate) lanes: Option<u32>,
-    /// Slots of a lane: a power of two from 2 to 65536 [default: 1024].
-    #[arg(long, value_name = "SLOTS", value_parser = parse_capacity)]
-    pub(crate) capacity: Option<u32>,
-    /// The longest request, a multiple of 64 bytes [default: 256].
-    #[arg(long, value_name = "SIZE", value_parser = parse_buffer)]
-    pub(crate) request_bytes: Option<u32>,
-    /// The longest response, a multiple of 64 bytes [default: 256].
-    #[arg(long, value_name = "SIZE", value_parser = parse_buffer)]
-    pub(crate) response_bytes: Option<u32>,
-    /// Pin a worker to this CPU; repeat it for more workers [default: the last allowed CPU that no instance uses].
-    #[arg(long = "cpu", value_name = "N")]
-    pub(crate) cpus: Vec<u32>,
-    /// What a worker does without work: spin, spin-then-yield or yield [default: spin-then-yield, with one CPU yield].
-    #[arg(long, value_name = "STRATEGY")]
-    pub(crate) idle: Option<IdleStrategy>,
-    /// Read no clock: nothing is stamped and no latency is counted.
-    #[arg(long)]
-    pub(crate) no_timing: bool,
-    /// Tasks a lane is served in one turn while others wait.
-    #[arg(long, value_name = "TASKS", value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) quantum: Option<u32>,
-    /// Pin nothing: workers run wherever the kernel puts them.
-    #[arg(long)]
-    pub(crate) unpinned: bool,
-    /// How long a stop may take to serve what was accepted before it [default: 5s].
-    #[arg(long, value_name = "TIME", value_parser = parse_time)]
-    pub(crate) drain: Option<Duration>,
-    /// Print the line at the start and the totals at the end as JSON.
-    #[arg(long)]
-    pub(crate) json: bool,
-    /// Stop when standard input ends, and leave no file then: for a parent that holds its other end.
-    #[arg(long, hide = true)]
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+    /// Take what no flag and no EXECUTOR_ variable says from this TOML file; see `config --help`.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Stop when standard input ends, and leave no file then: for a parent that holds its other end. Only flags count.
+    #[arg(long, hide = true, conflicts_with = "config")]
     pub(crate) tied: bool,
+}
+
+/// What would be served.
+#[derive(Debug, Args)]
+pub(crate) struct ConfigArgs {
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+    /// Take what no flag and no EXECUTOR_ variable says from this TOML file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
 }
 
 /// What to remove.
@@ -225,22 +236,6 @@ fn after_help(examples: &str) -> String {
     format!("Examples:\n{examples}\n\n{CODES}")
 }
 
-fn parse_capacity(text: &str) -> Result<u32, String> {
-    let fits = |slots: &u32| slots.is_power_of_two() && (2..=65_536).contains(slots);
-    text.parse()
-        .ok()
-        .filter(fits)
-        .ok_or_else(|| "not a power of two from 2 to 65536; write for example 1024".to_owned())
-}
-
-fn parse_buffer(text: &str) -> Result<u32, String> {
-    let bytes = parse_bytes(text)?;
-    if bytes.is_multiple_of(64) && (64..=LENGTH_MAX as u64).contains(&bytes) {
-        return Ok(bytes as u32);
-    }
-    Err(format!("not a multiple of 64 from 64 to {LENGTH_MAX}; write for example 256 or 4KiB"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -250,16 +245,5 @@ mod tests {
     fn the_command_lines_are_consistent() {
         Cli::command().debug_assert();
         OwnCli::command().debug_assert();
-    }
-
-    #[test]
-    fn sizes_that_no_lane_can_have_are_refused() {
-        assert_eq!((parse_capacity("1024"), parse_buffer("4KiB")), (Ok(1024), Ok(4096)));
-        for capacity in ["0", "1", "1000", "131072", "many"] {
-            assert!(parse_capacity(capacity).is_err(), "{capacity}");
-        }
-        for bytes in ["0", "100", "16MiB"] {
-            assert!(parse_buffer(bytes).is_err(), "{bytes}");
-        }
     }
 }

@@ -7,6 +7,9 @@
 mod arguments;
 mod clean;
 mod cli;
+mod config;
+mod config_file;
+mod config_view;
 mod demo;
 mod dump;
 mod dump_json;
@@ -22,6 +25,7 @@ mod processes;
 mod producer;
 mod report;
 mod run;
+mod settings;
 pub mod sha256_block;
 mod stock;
 mod times;

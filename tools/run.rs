@@ -9,13 +9,17 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Map, Value, json};
 
-use crate::cli::RunArgs;
+use crate::config::ConfigError;
 use crate::exit::{FAILED, USAGE, print};
+use crate::settings::Settings;
 use crate::units::{bytes, count, counted, nanoseconds};
 
 /// Why nothing was served, or not to a good end.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RunError {
+    /// Mend the variable or the file.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// Mend the handlers.
     #[error(transparent)]
     Registry(#[from] RegistryError),
@@ -36,6 +40,7 @@ pub(crate) enum RunError {
 impl RunError {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
+            Self::Config(_) => USAGE,
             Self::Start(StartError::Cpu(_) | StartError::CpuTwice { .. }) => USAGE,
             Self::Start(StartError::Master(MasterError::Geometry(_))) => USAGE,
             _ => FAILED,
@@ -43,26 +48,31 @@ impl RunError {
     }
 }
 
-/// Serves until a signal says stop.
-pub(crate) fn run(arguments: &RunArgs, register: impl FnOnce(&mut RegistryBuilder)) -> Result<(), RunError> {
+/// Serves until a signal says stop. `tied` to a parent, it stops when standard input ends.
+pub(crate) fn run(
+    settings: &Settings,
+    tied: bool,
+    register: impl FnOnce(&mut RegistryBuilder),
+) -> Result<(), RunError> {
     // Before the start, so that a signal that comes during it is not lost.
     let signals = StopSignals::block().map_err(RunError::Signals)?;
     let mut registry = Registry::builder();
     register(&mut registry);
     let registry = registry.build()?;
     let handlers: Vec<String> = registry.handlers().iter().map(|handler| handler.name().to_owned()).collect();
+    let as_json = settings.json.unwrap_or(false);
     let started = Instant::now();
-    let handle = start(arguments, registry)?;
-    say(arguments.json, || started_json(&handle, &handlers), || started_text(&handle, &handlers));
-    if arguments.tied {
+    let handle = start(settings, registry)?;
+    say(as_json, || started_json(&handle, &handlers), || started_text(&handle, &handlers));
+    if tied {
         std::thread::spawn(stop_at_end_of_input);
     }
     let name = handle.instance().clone();
     let instance = name.to_string();
     let report = handle.run_until(&signals)?;
     let served_ns = started.elapsed().as_nanos() as u64;
-    say(arguments.json, || stopped_json(&instance, &report, served_ns), || stopped_text(&instance, &report, served_ns));
-    if arguments.tied {
+    say(as_json, || stopped_json(&instance, &report, served_ns), || stopped_text(&instance, &report, served_ns));
+    if tied {
         // The parent's producers end with it, perhaps a moment after this process: nobody will miss the rest.
         let _ = clean(&name, CleanOptions { discard: true, dry_run: false });
     }
@@ -72,35 +82,35 @@ pub(crate) fn run(arguments: &RunArgs, register: impl FnOnce(&mut RegistryBuilde
     }
 }
 
-fn start(arguments: &RunArgs, registry: Registry) -> Result<SidecarHandle, StartError> {
+fn start(settings: &Settings, registry: Registry) -> Result<SidecarHandle, StartError> {
     let mut sidecar = Sidecar::builder()
-        .instance(arguments.instance.clone())
+        .instance(settings.instance.clone().unwrap_or_default())
         .registry(registry)
-        .cpus(&arguments.cpus)
-        .pinned(!arguments.unpinned);
-    if let Some(lanes) = arguments.lanes {
+        .cpus(&settings.cpus)
+        .pinned(settings.pinned.unwrap_or(true));
+    if let Some(lanes) = settings.lanes {
         sidecar = sidecar.lanes(lanes);
     }
-    if let Some(slots) = arguments.capacity {
+    if let Some(slots) = settings.capacity {
         sidecar = sidecar.capacity(slots);
     }
-    if let Some(bytes) = arguments.request_bytes {
+    if let Some(bytes) = settings.request_bytes {
         sidecar = sidecar.request_bytes(bytes);
     }
-    if let Some(bytes) = arguments.response_bytes {
+    if let Some(bytes) = settings.response_bytes {
         sidecar = sidecar.response_bytes(bytes);
     }
-    if let Some(idle) = arguments.idle {
+    if let Some(idle) = settings.idle {
         sidecar = sidecar.idle(idle);
     }
-    if let Some(tasks) = arguments.quantum {
+    if let Some(tasks) = settings.quantum {
         sidecar = sidecar.quantum(tasks);
     }
-    if let Some(time) = arguments.drain {
+    if let Some(time) = settings.drain {
         sidecar = sidecar.drain_time(time);
     }
-    if arguments.no_timing {
-        sidecar = sidecar.timing(false);
+    if let Some(timing) = settings.timing {
+        sidecar = sidecar.timing(timing);
     }
     sidecar.start()
 }
@@ -141,13 +151,17 @@ fn started_json(handle: &SidecarHandle, handlers: &[String]) -> Value {
     })
 }
 
-fn started_text(handle: &SidecarHandle, handlers: &[String]) -> String {
-    let instance = handle.instance();
-    let cpus = match handle.cpus() {
+fn cpus_text(handle: &SidecarHandle) -> String {
+    match handle.cpus() {
         [] => "no CPU of its own".to_owned(),
         [cpu] => format!("CPU {cpu}"),
         cpus => format!("CPUs {}", executor_core::cpu::cpu_list(cpus)),
-    };
+    }
+}
+
+fn started_text(handle: &SidecarHandle, handlers: &[String]) -> String {
+    let instance = handle.instance();
+    let cpus = cpus_text(handle);
     let recovery = match handle.recovery() {
         recovery if recovery.lanes == 0 => String::new(),
         recovery => format!(

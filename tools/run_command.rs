@@ -115,7 +115,7 @@ fn wrong_arguments_are_refused_in_one_line_with_the_cure() {
         (&["run", "a.b"], "letters, digits"),
         (&["run", "--capacity", "1000"], "1024"),
         (&["run", "--request-bytes", "100"], "multiple of 64"),
-        (&["run", "--lanes", "0"], "1..=1024"),
+        (&["run", "--lanes", "0"], "1 to 1024"),
         (&["run", "--idle", "doze"], "spin-then-yield"),
         (&["run", "--drain", "soon"], "5s"),
         (&["run", "--cpu", "1023"], "online are"),

@@ -6,18 +6,22 @@ use executor_core::RegistryBuilder;
 
 use crate::arguments::parse;
 use crate::clean::run_clean;
-use crate::cli::{Cli, Command, OwnCli, OwnCommand, RunArgs};
+use crate::cli::{Cli, Command, ConfigArgs, OwnCli, OwnCommand, RunArgs};
+use crate::config::Config;
+use crate::config_view::view;
 use crate::demo::demo;
-use crate::exit::{FAILED, failed};
+use crate::exit::{FAILED, USAGE, failed, print};
 use crate::handlers::builtin;
 use crate::producer::produce;
-use crate::run::run;
+use crate::run::{RunError, run};
+use crate::settings::Settings;
 
 /// What `executord` does with the arguments of the process.
 pub fn stock() -> ExitCode {
     match parse::<Cli>() {
         Err(code) => code,
         Ok(Cli { command: Command::Run(arguments) }) => serve(&arguments, builtin),
+        Ok(Cli { command: Command::Config(arguments) }) => show(&arguments),
         Ok(Cli { command: Command::Clean(arguments) }) => match run_clean(&arguments) {
             Ok(true) => ExitCode::SUCCESS,
             Ok(false) => ExitCode::from(FAILED),
@@ -51,12 +55,31 @@ pub fn main(register: impl FnOnce(&mut RegistryBuilder)) -> ExitCode {
     match parse::<OwnCli>() {
         Err(code) => code,
         Ok(OwnCli { command: OwnCommand::Run(arguments) }) => serve(&arguments, register),
+        Ok(OwnCli { command: OwnCommand::Config(arguments) }) => show(&arguments),
     }
 }
 
 fn serve(arguments: &RunArgs, register: impl FnOnce(&mut RegistryBuilder)) -> ExitCode {
-    match run(arguments, register) {
+    let config = match arguments.tied {
+        true => Ok(Config::of_flags(&arguments.settings)),
+        false => Config::load(&arguments.settings, arguments.config.as_deref(), |name| std::env::var_os(name)),
+    };
+    let served = config.map_err(RunError::from).and_then(|config| run(&config.settings, arguments.tied, register));
+    match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed("executord", &error, error.exit_code()),
+    }
+}
+
+fn show(arguments: &ConfigArgs) -> ExitCode {
+    // Here the flag says how to show, which says nothing of a run.
+    let flags = Settings { json: None, ..arguments.settings.clone() };
+    match Config::load(&flags, arguments.config.as_deref(), |name| std::env::var_os(name)) {
+        Ok(config) => {
+            let variables = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
+            print(view(&config, variables, arguments.settings.json.is_some()).as_bytes());
+            ExitCode::SUCCESS
+        }
+        Err(error) => failed("executord", &error, USAGE),
     }
 }

@@ -12,9 +12,16 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-/// The program under test.
+/// The program under test, without what the environment of the tests says to it.
 pub fn executord() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_executord"))
+    let mut command = Command::new(env!("CARGO_BIN_EXE_executord"));
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("EXECUTOR_") || text.starts_with("WATCHDOG_") || text == "NOTIFY_SOCKET" {
+            command.env_remove(name);
+        }
+    }
+    command
 }
 
 /// The inspector under test.
@@ -81,7 +88,13 @@ impl Sidecar {
     /// Starts `executord run INSTANCE --unpinned` with more arguments and waits until it serves.
     pub fn start(instance: &InstanceName, arguments: &[&str]) -> Self {
         let mut command = executord();
-        command.args(["run", instance.as_str(), "--unpinned"]).args(arguments).stdout(Stdio::piped());
+        command.args(["run", instance.as_str(), "--unpinned"]).args(arguments);
+        Self::spawn(instance, command)
+    }
+
+    /// Starts what is to serve the instance and waits until it does.
+    pub fn spawn(instance: &InstanceName, mut command: Command) -> Self {
+        command.stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut first_line = String::new();

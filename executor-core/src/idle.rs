@@ -15,6 +15,12 @@ pub enum IdleStrategy {
 }
 
 impl IdleStrategy {
+    /// The default for a sidecar that may run on so many CPUs: [`Yield`](Self::Yield) with a single one, or else
+    /// [`SpinThenYield`](Self::SpinThenYield).
+    pub fn default_on(cpus: usize) -> Self {
+        if cpus == 1 { Self::Yield } else { Self::default() }
+    }
+
     /// The name tools print and read.
     pub const fn name(self) -> &'static str {
         match self {

@@ -199,8 +199,7 @@ impl SidecarBuilder {
         };
         let allowed = cpu::allowed_cpus()?;
         let cpus = choose_cpus(&self.cpus, self.pin, &allowed)?;
-        let lonely = allowed.len() == 1;
-        let idle = self.idle.unwrap_or(if lonely { IdleStrategy::Yield } else { IdleStrategy::default() });
+        let idle = self.idle.unwrap_or_else(|| IdleStrategy::default_on(allowed.len()));
         let source = ClockSource::detect();
         let workers = cpus.len() as u32;
         let wanted = Wanted { handlers: registry.handlers().len() as u32, workers, ..self.wanted };
