@@ -20,6 +20,7 @@ pub mod floor;
 pub mod handlers;
 mod hashing;
 mod lines;
+mod notify;
 mod plan;
 mod processes;
 mod producer;

@@ -1,16 +1,19 @@
 //! `executord run`: a sidecar from its options to its totals.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use executor_core::{Registry, RegistryBuilder, RegistryError, Status};
 use executor_shm::clean::{CleanOptions, clean};
-use executor_shm::{Ending, MasterError, Sidecar, SidecarHandle, StartError, StopError, StopReport, StopSignals};
+use executor_shm::{
+    Ending, MasterError, Moment, Sidecar, SidecarHandle, StartError, StopError, StopReport, StopSignals,
+};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Map, Value, json};
 
 use crate::config::ConfigError;
 use crate::exit::{FAILED, USAGE, print};
+use crate::notify::Notifier;
 use crate::settings::Settings;
 use crate::units::{bytes, count, counted, nanoseconds};
 
@@ -63,13 +66,15 @@ pub(crate) fn run(
     let as_json = settings.json.unwrap_or(false);
     let started = Instant::now();
     let handle = start(settings, registry)?;
+    // Of a tied sidecar its parent is the manager; what the environment names is the parent's.
+    let notifier = if tied { None } else { Notifier::of_this_process() };
     say(as_json, || started_json(&handle, &handlers), || started_text(&handle, &handlers));
     if tied {
         std::thread::spawn(stop_at_end_of_input);
     }
     let name = handle.instance().clone();
     let instance = name.to_string();
-    let report = handle.run_until(&signals)?;
+    let report = serve(handle, &signals, notifier, handlers.len())?;
     let served_ns = started.elapsed().as_nanos() as u64;
     say(as_json, || stopped_json(&instance, &report, served_ns), || stopped_text(&instance, &report, served_ns));
     if tied {
@@ -113,6 +118,26 @@ fn start(settings: &Settings, registry: Registry) -> Result<SidecarHandle, Start
         sidecar = sidecar.timing(timing);
     }
     sidecar.start()
+}
+
+/// Waits for the end, and keeps the service manager informed if there is one.
+fn serve(
+    handle: SidecarHandle,
+    signals: &StopSignals,
+    notifier: Option<Notifier>,
+    handlers: usize,
+) -> Result<StopReport, StopError> {
+    let Some(mut notifier) = notifier else { return handle.run_until(signals) };
+    let instance = handle.instance();
+    let status =
+        format!("instance {instance} serves {} on {}", counted(handlers as u64, "handler"), cpus_text(&handle));
+    notifier.ready(&status, handle.progress());
+    // Without a watchdog only the stop is of interest.
+    let interval = notifier.interval().unwrap_or(Duration::MAX);
+    handle.run_until_ticking(signals, interval, |handle, moment| match moment {
+        Moment::Tick => notifier.look(handle.progress()),
+        Moment::Stopping => notifier.stopping("serving what was accepted, then stopping"),
+    })
 }
 
 /// The end of standard input as one SIGTERM. (A parent-death signal would do, came it once: the kernel sends one for each
