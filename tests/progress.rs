@@ -46,6 +46,7 @@ fn a_worker_in_a_handler_makes_no_progress_and_all_others_do() {
         .idle(IdleStrategy::Yield)
         .start()
         .unwrap();
+    let release = release; // dropped before the sidecar, whose end waits for the handler
 
     let before = sidecar.progress();
     assert_eq!(before.len(), 2);
