@@ -156,6 +156,14 @@ mod tests {
     }
 
     #[test]
+    fn the_readme_shows_a_file_that_can_be_read() {
+        let readme = include_str!("../README.md");
+        let shown = readme.split("```toml\n").find(|block| block.starts_with("# orders.toml")).unwrap();
+        let entries = parse(Path::new("README.md"), shown.split("```").next().unwrap()).unwrap();
+        assert_eq!(entries.len(), 7);
+    }
+
+    #[test]
     fn of_several_mistakes_the_first_of_the_file_is_told() {
         assert!(mistake("pinned = 1\ncapacity = 3\nbadly = 1").starts_with("a.toml:1: pinned"));
     }
