@@ -32,7 +32,7 @@ pub(crate) enum Code {
     PerWorker(Arc<Factory>),
 }
 
-/// One handler with its contract, to be added to a [`RegistryBuilder`].
+/// One handler with its contract, to be added to a [`RegistryBuilder`](crate::RegistryBuilder).
 #[derive(Clone)]
 pub struct Handler {
     pub(crate) id: u32,
