@@ -11,9 +11,10 @@ use crate::layout::{Kind, header};
 use crate::lock::LockFile;
 use crate::mapped::WriteWords;
 use crate::mapping::WriteMapping;
-use crate::master::{Master, MasterError, Wanted};
+use crate::master::{Master, MasterError};
 use crate::recovery;
 use crate::state::{InstanceState, LaneState};
+use crate::wanted::Wanted;
 use crate::words::{Words, WordsMut};
 
 /// What a clean may do.

@@ -25,6 +25,7 @@ pub mod sidecar;
 pub mod signals;
 pub mod state;
 pub mod status;
+mod wanted;
 pub mod words;
 
 pub use executor_core as core;

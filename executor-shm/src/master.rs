@@ -15,23 +15,12 @@ use crate::lock::LockFile;
 use crate::mapped::{SharedWords, WriteWords};
 use crate::state::{InstanceState, LaneState, LaneWord};
 use crate::status as table;
+use crate::wanted::Wanted;
 use crate::words::{Words, WordsMut};
 use executor_core::clock::{Calibration, ClockSource};
 
 /// Times a start begins again because a rival moved under it.
 const ROUNDS: u32 = 1000;
-
-/// Sizes a start was asked for; `None` takes the files' own, or the default for new files.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Wanted {
-    pub(crate) lanes: Option<u32>,
-    pub(crate) capacity: Option<u32>,
-    pub(crate) request_bytes: Option<u32>,
-    pub(crate) response_bytes: Option<u32>,
-    pub(crate) timing: Option<bool>,
-    pub(crate) handlers: u32,
-    pub(crate) workers: u32,
-}
 
 /// Why an instance's files could not be taken.
 #[derive(Debug, thiserror::Error)]
@@ -195,10 +184,10 @@ impl Master {
                     return Err(Round::Fail(MasterError::InUse { name }));
                 }
                 // The sizes of a journal left by a creator that died are as free as those of none.
-                Self::check_wanted(instance, wanted, &geometry, None).or_else(|error| {
+                if wanted.check(instance, &geometry, None).is_err() {
                     files::unlink_own(&name, &journal_lock)?;
-                    Err(if matches!(error, Round::Fail(MasterError::Differs { .. })) { Round::Again } else { error })
-                })?;
+                    return Err(Round::Again);
+                }
             }
             InstanceState::Discarded => {
                 leftovers::finish_discard(instance, &journal, &geometry, &journal_lock)?;
@@ -206,7 +195,7 @@ impl Master {
             }
             _ => {
                 let timed = journal.load(geometry_words::FLAGS) & 1 != 0;
-                Self::check_wanted(instance, wanted, &geometry, Some(timed))?;
+                wanted.check(instance, &geometry, Some(timed))?;
                 let found = ClockSource::from_code(journal.load(geometry_words::CLOCK));
                 if let Some(clock) = clock
                     && found != Some(clock)
@@ -276,39 +265,6 @@ impl Master {
         // Locked before anybody can find it.
         take(&draft.lock, "the new journal", || MasterError::AlreadyRunning { instance: instance.clone() })?;
         draft.publish(&instance.journal()).map_err(rival)
-    }
-
-    fn check_wanted(
-        instance: &InstanceName,
-        wanted: &Wanted,
-        found: &Geometry,
-        timed: Option<bool>,
-    ) -> Result<(), Round> {
-        let timing = (wanted.timing.map(u64::from), timed.map_or(wanted.timing.map_or(0, u64::from), u64::from));
-        for (option, (asked, found)) in [
-            ("lanes", (wanted.lanes.map(u64::from), u64::from(found.lanes))),
-            ("capacity", (wanted.capacity.map(u64::from), u64::from(found.capacity))),
-            ("request-bytes", (wanted.request_bytes.map(u64::from), u64::from(found.request_bytes))),
-            ("response-bytes", (wanted.response_bytes.map(u64::from), u64::from(found.response_bytes))),
-            ("timing", timing),
-        ] {
-            if let Some(asked) = asked
-                && asked != found
-            {
-                let instance = instance.clone();
-                return Err(Round::Fail(MasterError::Differs { instance, option, asked, found }));
-            }
-        }
-        for (option, needed, room) in [
-            ("room for workers", wanted.workers, found.workers),
-            ("room for handlers", wanted.handlers, found.handlers),
-        ] {
-            if needed > room {
-                let (asked, found) = (u64::from(needed), u64::from(room));
-                return Err(Round::Fail(MasterError::Differs { instance: instance.clone(), option, asked, found }));
-            }
-        }
-        Ok(())
     }
 
     /// Takes the life lock on the instance's `status`, or makes a new one: with the journal's lock held and no `status`
@@ -433,21 +389,6 @@ impl Master {
     /// Whether the instance was never RUNNING.
     pub(crate) fn is_new(&self) -> bool {
         self.journal.load(header::STATE) == InstanceState::New as u64
-    }
-}
-
-impl Wanted {
-    /// The sizes of new files. Room for more handlers and workers than asked for now: a later start may have more.
-    fn geometry(&self) -> Geometry {
-        let default = Geometry::default();
-        Geometry {
-            capacity: self.capacity.unwrap_or(default.capacity),
-            request_bytes: self.request_bytes.unwrap_or(default.request_bytes),
-            response_bytes: self.response_bytes.unwrap_or(default.response_bytes),
-            lanes: self.lanes.unwrap_or(default.lanes),
-            handlers: (self.handlers * 2).next_multiple_of(8).clamp(default.handlers, 4096),
-            workers: self.workers.max(default.workers),
-        }
     }
 }
 

@@ -15,10 +15,11 @@ use crate::files::{FileError, InstanceName, realtime_ns};
 use crate::handle::SidecarHandle;
 use crate::housekeeping::{Housekeeping, Orders};
 use crate::layout::{LINE, journal, status};
-use crate::master::{Master, MasterError, Wanted};
+use crate::master::{Master, MasterError};
 use crate::signals;
 use crate::state::InstanceState;
 use crate::status as table;
+use crate::wanted::Wanted;
 use crate::words::{Words, WordsMut};
 
 /// How long a stop serves what is committed, unless configured.

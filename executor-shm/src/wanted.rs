@@ -1,0 +1,68 @@
+//! What a start was asked for, and whether the files that are there fit it.
+
+use crate::files::InstanceName;
+use crate::layout::Geometry;
+use crate::master::MasterError;
+
+/// Sizes a start was asked for; `None` takes the files' own, or the default for new files.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Wanted {
+    pub(crate) lanes: Option<u32>,
+    pub(crate) capacity: Option<u32>,
+    pub(crate) request_bytes: Option<u32>,
+    pub(crate) response_bytes: Option<u32>,
+    pub(crate) timing: Option<bool>,
+    pub(crate) handlers: u32,
+    pub(crate) workers: u32,
+}
+
+impl Wanted {
+    /// The sizes of new files. Room for more handlers and workers than asked for now: a later start may have more.
+    pub(crate) fn geometry(&self) -> Geometry {
+        let default = Geometry::default();
+        Geometry {
+            capacity: self.capacity.unwrap_or(default.capacity),
+            request_bytes: self.request_bytes.unwrap_or(default.request_bytes),
+            response_bytes: self.response_bytes.unwrap_or(default.response_bytes),
+            lanes: self.lanes.unwrap_or(default.lanes),
+            handlers: (self.handlers * 2).next_multiple_of(8).clamp(default.handlers, 4096),
+            workers: self.workers.max(default.workers),
+        }
+    }
+
+    /// Compares with the sizes of files that are there; `timed` is `None` where they have not settled that yet.
+    ///
+    /// # Errors
+    ///
+    /// [`MasterError::Differs`], naming the first option that does.
+    pub(crate) fn check(
+        &self,
+        instance: &InstanceName,
+        found: &Geometry,
+        timed: Option<bool>,
+    ) -> Result<(), MasterError> {
+        let differs = |option, asked, found| MasterError::Differs { instance: instance.clone(), option, asked, found };
+        let timing = (self.timing.map(u64::from), timed.map_or(self.timing.map_or(0, u64::from), u64::from));
+        for (option, (asked, found)) in [
+            ("lanes", (self.lanes.map(u64::from), u64::from(found.lanes))),
+            ("capacity", (self.capacity.map(u64::from), u64::from(found.capacity))),
+            ("request-bytes", (self.request_bytes.map(u64::from), u64::from(found.request_bytes))),
+            ("response-bytes", (self.response_bytes.map(u64::from), u64::from(found.response_bytes))),
+            ("timing", timing),
+        ] {
+            if let Some(asked) = asked
+                && asked != found
+            {
+                return Err(differs(option, asked, found));
+            }
+        }
+        for (option, needed, room) in
+            [("room for workers", self.workers, found.workers), ("room for handlers", self.handlers, found.handlers)]
+        {
+            if needed > room {
+                return Err(differs(option, u64::from(needed), u64::from(room)));
+            }
+        }
+        Ok(())
+    }
+}
