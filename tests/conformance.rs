@@ -1,150 +1,79 @@
-//! What processes owe each other while all goes well: every task once, in order, whole; every status with its facts.
+//! One list of promises, kept on every stage: by a sidecar that is another process, and by one in the process of its
+//! clients.
+//!
+//! A further stage is a type with [`Stage`](stage::Stage) and one more line at the end.
 
 #![deny(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-use std::time::Duration;
+mod promises;
+mod stage;
 
-use executor_client::{CallError, Client, ContractError, Ran, Status, SubmitError, TaskDescriptor, Ticket};
-use executor_shm::core::status::{HandlerChange, Malformed};
-use executor_tests::FAIL_SAFE;
-use executor_tests::handlers::{self, Sum};
-use executor_tests::instance::TestInstance;
-use executor_tests::process::{self, Process};
-
-const SIDECAR: &str = env!("CARGO_BIN_EXE_sidecar");
-const PRODUCER: &str = env!("CARGO_BIN_EXE_producer");
-
-fn connect(instance: &TestInstance) -> Client {
-    Client::connect_timeout(instance.name(), FAIL_SAFE).unwrap()
+/// The list, as tests of a module of its own for each stage. A macro, so that each promise is a test that fails by name
+/// and none can be left out on one stage.
+macro_rules! keeps_every_promise {
+    ($module:ident, $stage:ty) => {
+        keeps_every_promise! { $module, $stage:
+            // order
+            tasks_of_a_lane_run_and_complete_in_the_order_of_their_submits,
+            every_accepted_task_gets_exactly_one_completion,
+            ids_never_repeat_however_often_a_lane_changes_hands,
+            each_worker_has_handler_state_of_its_own,
+            the_word_of_a_task_comes_back_with_its_completion,
+            // outcome
+            a_task_that_went_well_is_done_with_its_response,
+            a_handler_that_fails_answers_with_its_code_and_its_text,
+            a_handler_that_panics_answers_with_its_text_and_its_worker_serves_on,
+            a_task_of_an_id_that_no_handler_has_is_malformed,
+            a_payload_of_a_size_that_the_handler_does_not_take_is_malformed,
+            a_payload_that_is_no_value_of_its_type_is_malformed,
+            a_response_that_does_not_fit_says_what_length_it_wanted,
+            // payload
+            a_payload_of_any_length_arrives_and_comes_back_whole,
+            a_payload_past_the_limit_is_handed_back_with_both_lengths,
+            a_response_of_any_length_can_be_read_in_every_way,
+            a_payload_made_in_place_arrives_as_it_was_left,
+            // room
+            a_full_lane_hands_the_task_back_and_loses_nothing,
+            a_batch_is_accepted_up_to_the_room_there_is,
+            submit_collecting_hands_over_in_order_what_it_takes_to_make_room,
+            submit_collecting_that_gets_no_room_in_its_time_hands_the_task_back,
+            dropped_tickets_give_their_slots_back_and_their_tasks_run,
+            a_close_hands_over_everything_and_gives_the_lane_back,
+            a_close_that_does_not_end_in_time_gives_the_client_back,
+            a_dropped_client_leaves_tasks_that_run_and_a_lane_for_the_next,
+            // ticket
+            tickets_are_redeemed_in_any_order,
+            tickets_and_plain_tasks_take_none_of_each_others_completions,
+            a_ticket_is_good_until_it_is_taken_and_for_its_own_client,
+            // contract
+            a_call_answers_with_the_output_of_its_handler,
+            a_call_by_another_contract_is_refused_with_both_and_submits_nothing,
+            a_call_that_ends_otherwise_than_done_says_how,
+            // time
+            a_task_past_its_deadline_does_not_run_and_one_in_time_does,
+            stamps_of_a_lane_follow_each_other,
+        }
+    };
+    ($module:ident, $stage:ty: $($promise:ident,)+) => {
+        mod $module {
+            $(
+                #[test]
+                fn $promise() {
+                    crate::promises::$promise::<$stage>(crate::stage::Stage::start());
+                }
+            )+
+        }
+    };
 }
 
-fn submit(client: &mut Client, handler: u32, payload: &[u8]) -> Ticket {
-    client.submit_ticket(&TaskDescriptor::new(handler), payload).unwrap()
+keeps_every_promise!(between_processes, crate::stage::BetweenProcesses);
+keeps_every_promise!(in_one_process, crate::stage::InOneProcess);
+
+// Only where lanes are files can a stranger write into them.
+keeps_every_promise! { between_processes_in_files, crate::stage::BetweenProcesses:
+    a_descriptor_that_no_client_of_ours_sends_is_malformed,
 }
-
-/// Status, attempt and text of a task's end.
-fn end(client: &mut Client, mut ticket: Ticket) -> (Status, u16, String) {
-    let completion = client.wait_timeout(&mut ticket, FAIL_SAFE).unwrap();
-    (completion.status(), completion.attempt(), completion.text())
-}
-
-#[test]
-fn a_task_goes_round_between_two_processes() {
-    let instance = TestInstance::new("round");
-    let sidecar = process::sidecar(SIDECAR, &instance, &[]);
-    let mut client = connect(&instance);
-    assert_eq!(client.call_timeout::<Sum>(&[40, 2], FAIL_SAFE), Ok(42));
-    drop(client);
-    instance.wait_until_deserted();
-    sidecar.terminate();
-    assert_eq!(sidecar.rest().0, ["ended Removed after 1 tasks"]);
-}
-
-#[test]
-fn three_producers_get_each_completion_once_in_order_and_whole() {
-    let instance = TestInstance::new("three");
-    let sidecar = process::sidecar(
-        SIDECAR,
-        &instance,
-        &["--capacity", "64", "--request-bytes", "128", "--response-bytes", "128"],
-    );
-    let mut producers: Vec<Process> = (0..3).map(|_| process::producer(PRODUCER, &instance)).collect();
-    let lanes: Vec<String> = producers.iter_mut().map(|producer| producer.ask("connect", "lane")).collect();
-    assert!(lanes[0] != lanes[1] && lanes[1] != lanes[2] && lanes[0] != lanes[2], "lanes {lanes:?}");
-    for (seed, producer) in producers.iter_mut().enumerate() {
-        producer.tell(&format!("stream 20000 {seed}"));
-    }
-    for producer in &mut producers {
-        assert_eq!(producer.line(), "streamed 20000");
-    }
-    drop(producers);
-    instance.wait_until_deserted();
-    sidecar.terminate();
-    let (lines, _) = sidecar.rest();
-    assert!(lines[0].ends_with(" after 60000 tasks"), "{lines:?}");
-}
-
-#[test]
-fn every_status_crosses_with_its_detail_and_its_text() {
-    let instance = TestInstance::new("statuses");
-    let mut sidecar = process::sidecar(SIDECAR, &instance, &["--request-bytes", "64", "--response-bytes", "64"]);
-    let mut client = connect(&instance);
-    let latch = instance.latch("busy");
-
-    type Case<'a> = (u32, &'a [u8], Status, u16, &'a str, Ran);
-    let cases: [Case<'_>; 7] = [
-        (handlers::ECHO, b"as it was", Status::Done, 1, "as it was", Ran::Yes),
-        (handlers::FAIL, b"", Status::Failed { code: 42 }, 1, handlers::FAILURE, Ran::Yes),
-        (handlers::PANIC, b"", Status::Panicked, 1, handlers::PANIC_TEXT, Ran::Yes),
-        (handlers::UNKNOWN, b"", Status::Malformed(Malformed::UnknownHandler), 0, "", Ran::No),
-        (handlers::SIZED, b"seven..", Status::Malformed(Malformed::WrongSize), 0, "", Ran::No),
-        (handlers::WIDE, &65u32.to_le_bytes(), Status::ResponseTooLong { wanted: 65 }, 1, "", Ran::Yes),
-        (handlers::WIDE, &(1u32 << 30).to_le_bytes(), Status::ResponseTooLong { wanted: 1 << 30 }, 1, "", Ran::Yes),
-    ];
-    let tickets: Vec<Ticket> = cases.iter().map(|case| submit(&mut client, case.0, case.1)).collect();
-    for (case, ticket) in cases.iter().zip(tickets) {
-        let (status, attempt, text) = end(&mut client, ticket);
-        assert_eq!((status, attempt, text.as_str(), status.ran()), (case.2, case.3, case.4, case.5));
-    }
-    let ticket = submit(&mut client, handlers::WIDE, &64u32.to_le_bytes());
-    assert_eq!(end(&mut client, ticket), (Status::Done, 1, "\u{7}".repeat(64)), "a response that just fits");
-
-    let task = TaskDescriptor::new(handlers::ECHO).user_data(5);
-    let refused = client.try_submit(&task, &[0; 65]).unwrap_err();
-    assert_eq!(refused, SubmitError::TooLong { task, length: 65, limit: 64 });
-
-    // A deadline of zero is over once the slow task before it has ended.
-    let slow = submit(&mut client, handlers::SLOW, b"busy");
-    let late = TaskDescriptor::new(handlers::COUNT).deadline(Duration::ZERO);
-    let late = client.submit_ticket(&late, b"").unwrap();
-    let patient = TaskDescriptor::new(handlers::ECHO).deadline(Duration::from_secs(3600));
-    let patient = client.submit_ticket(&patient, b"in time").unwrap();
-    assert_eq!(sidecar.line(), "entered busy 1");
-    latch.open();
-    assert_eq!(end(&mut client, slow).0, Status::Done);
-    let mut late = late;
-    let completion = client.wait_timeout(&mut late, FAIL_SAFE).unwrap();
-    assert_eq!((completion.status(), completion.attempt()), (Status::Expired, 0));
-    let [submitted, started, completed] = completion.stamps();
-    assert!(submitted <= started && started == completed, "a task that never ran starts and ends at once");
-    assert_eq!(end(&mut client, patient).0, Status::Done);
-
-    drop(client);
-    instance.wait_until_deserted();
-    sidecar.terminate();
-    let (lines, _) = sidecar.rest();
-    assert_eq!(lines, ["ended Removed after 11 tasks"], "the expired task must not have run");
-}
-
-#[test]
-fn a_handler_that_changed_or_vanished_answers_earlier_lanes_so_and_later_lanes_as_it_is() {
-    let instance = TestInstance::new("changed");
-    let sidecar = process::sidecar(SIDECAR, &instance, &[]);
-    let mut early = connect(&instance);
-    assert_eq!(early.call_timeout::<Sum>(&[1, 2], FAIL_SAFE), Ok(3));
-    sidecar.kill();
-    let (echo, count) = (handlers::ECHO.to_string(), handlers::COUNT.to_string());
-    let sidecar = process::sidecar(SIDECAR, &instance, &["--changed", &echo, "--without", &count]);
-    for (handler, status) in [
-        (handlers::ECHO, Status::HandlerChanged(HandlerChange::Changed)),
-        (handlers::COUNT, Status::HandlerChanged(HandlerChange::Missing)),
-        (handlers::FAIL, Status::Failed { code: 42 }),
-    ] {
-        let ticket = submit(&mut early, handler, b"");
-        assert_eq!(end(&mut early, ticket).0, status, "handler {handler}");
-    }
-    let mut late = connect(&instance);
-    for (handler, status) in
-        [(handlers::ECHO, Status::Done), (handlers::COUNT, Status::Malformed(Malformed::UnknownHandler))]
-    {
-        let ticket = submit(&mut late, handler, b"");
-        assert_eq!(end(&mut late, ticket).0, status, "handler {handler}");
-    }
-    sidecar.kill();
-    let sum = handlers::SUM.to_string();
-    let _sidecar = process::sidecar(SIDECAR, &instance, &["--without", &sum]);
-    let mut last = connect(&instance);
-    let missing = last.call_timeout::<Sum>(&[1, 2], FAIL_SAFE).unwrap_err();
-    assert!(matches!(missing, CallError::Contract(ContractError::Missing { id: handlers::SUM, .. })), "{missing}");
+keeps_every_promise! { in_one_process_in_files, crate::stage::InOneProcess:
+    a_descriptor_that_no_client_of_ours_sends_is_malformed,
 }

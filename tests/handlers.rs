@@ -1,5 +1,5 @@
-//! The handlers of the test sidecar. What they do is told on the sidecar's standard output, a line each, so a test
-//! waits for an effect by reading and never by sleeping.
+//! The handlers of the test sidecars. What they do is told in lines, on the standard output of a sidecar that is a process
+//! of its own, so a test waits for an effect by reading and never by sleeping.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -25,6 +25,10 @@ pub const COUNT: u32 = 7;
 pub const WIDE: u32 = 8;
 /// Takes payloads of 8 bytes only.
 pub const SIZED: u32 = 9;
+/// [`Flip`].
+pub const FLIP: u32 = 10;
+/// [`Same`].
+pub const SAME: u32 = 11;
 /// No handler has it.
 pub const UNKNOWN: u32 = 4000;
 
@@ -45,22 +49,53 @@ impl TaskSpec for Sum {
     type Output = u64;
 }
 
-/// Tells the test something.
+/// Negates a truth. Of the 256 bytes that can stand for its argument 2 are legal.
+#[derive(Debug)]
+pub struct Flip;
+
+impl TaskSpec for Flip {
+    const ID: u32 = FLIP;
+    const NAME: &'static str = "flip";
+    const SCHEMA: u32 = 1;
+    type Args = bool;
+    type Output = bool;
+}
+
+/// Answers with its argument.
+#[derive(Debug)]
+pub struct Same;
+
+impl TaskSpec for Same {
+    const ID: u32 = SAME;
+    const NAME: &'static str = "same";
+    const SCHEMA: u32 = 1;
+    type Args = u8;
+    type Output = u8;
+}
+
+/// Tells the test something, from another process.
 pub fn tell(line: std::fmt::Arguments<'_>) {
     let mut out = std::io::stdout().lock();
     // A test that has ended reads no more; its processes are ended with it.
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
-/// All of them; latches are in `folder`. `without` leaves one out, `changed` gives one another contract.
+/// All of them; latches are in `folder`, `tell` takes their lines. `without` leaves one out, `changed` gives one another
+/// contract.
 ///
 /// # Errors
 ///
 /// None, as long as the ids above differ.
-pub fn registry(folder: PathBuf, without: Option<u32>, changed: Option<u32>) -> Result<Registry, RegistryError> {
+pub fn registry(
+    folder: PathBuf,
+    tell: impl Fn(std::fmt::Arguments<'_>) + Clone + Send + Sync + 'static,
+    without: Option<u32>,
+    changed: Option<u32>,
+) -> Result<Registry, RegistryError> {
+    let told = tell.clone();
     let slow = move |latch: &[u8], attempt: u16| -> Result<(), TaskError> {
         let latch = String::from_utf8_lossy(latch).into_owned();
-        tell(format_args!("entered {latch} {attempt}"));
+        told(format_args!("entered {latch} {attempt}"));
         // Opening a pipe for reading waits for a writer, reading to its end for the writer to close it.
         File::open(folder.join(&latch))?.read_to_end(&mut Vec::new())?;
         Ok(())
@@ -77,8 +112,8 @@ pub fn registry(folder: PathBuf, without: Option<u32>, changed: Option<u32>) -> 
         Handler::new(SLOW, "slow", move |context, request, _| slow(request, context.attempt())),
         Handler::new(SLOW_IDEMPOTENT, "slow-idempotent", move |context, request, _| again(request, context.attempt()))
             .idempotent(),
-        Handler::per_worker(COUNT, "count", |_| {
-            let mut count = 0u64;
+        Handler::per_worker(COUNT, "count", move |_| {
+            let (mut count, tell) = (0u64, tell.clone());
             move |context, _, response| {
                 count += 1;
                 tell(format_args!("ran {}", context.task_id().as_u64()));
@@ -94,6 +129,8 @@ pub fn registry(folder: PathBuf, without: Option<u32>, changed: Option<u32>) -> 
             Ok(())
         }),
         Handler::new(SIZED, "sized", |_, _, _| Ok(())).request_bytes(8..=8),
+        Handler::typed::<Flip>(|_, truth| Ok(!truth)),
+        Handler::typed::<Same>(|_, byte| Ok(*byte)),
     ];
     let mut builder = Registry::builder();
     for handler in handlers {

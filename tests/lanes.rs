@@ -92,6 +92,30 @@ fn four_processes_that_come_and_go_lose_no_lane_and_share_none() {
 }
 
 #[test]
+fn three_producers_get_each_completion_once_in_order_and_whole() {
+    let instance = TestInstance::new("three");
+    let sidecar = process::sidecar(
+        SIDECAR,
+        &instance,
+        &["--capacity", "64", "--request-bytes", "128", "--response-bytes", "128"],
+    );
+    let mut producers: Vec<Process> = (0..3).map(|_| process::producer(PRODUCER, &instance)).collect();
+    let lanes: Vec<String> = producers.iter_mut().map(|producer| producer.ask("connect", "lane")).collect();
+    assert!(lanes[0] != lanes[1] && lanes[1] != lanes[2] && lanes[0] != lanes[2], "lanes {lanes:?}");
+    for (seed, producer) in producers.iter_mut().enumerate() {
+        producer.tell(&format!("stream 20000 {seed}"));
+    }
+    for producer in &mut producers {
+        assert_eq!(producer.line(), "streamed 20000");
+    }
+    drop(producers);
+    instance.wait_until_deserted();
+    sidecar.terminate();
+    let (lines, _) = sidecar.rest();
+    assert!(lines[0].ends_with(" after 60000 tasks"), "{lines:?}");
+}
+
+#[test]
 fn a_worker_that_is_wished_for_and_missing_is_replaced_by_another() {
     let instance = TestInstance::new("wish");
     let _sidecar = process::sidecar(SIDECAR, &instance, &small("1"));

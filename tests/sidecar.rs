@@ -38,6 +38,7 @@ fn main() -> ExitCode {
             "--capacity" => builder = builder.capacity(number()),
             "--request-bytes" => builder = builder.request_bytes(number()),
             "--response-bytes" => builder = builder.response_bytes(number()),
+            "--workers" => builder = builder.cpus(&vec![0; number() as usize]), // not pinned, so only their count counts
             "--timing" => builder = builder.timing(number() == 1),
             "--drain-seconds" => builder = builder.drain_time(Duration::from_secs(u64::from(number()))),
             "--without" => without = Some(number()),
@@ -55,7 +56,7 @@ fn main() -> ExitCode {
     }
 
     let signals = StopSignals::block().unwrap();
-    let handle = match builder.registry(registry(folder, without, changed).unwrap()).start() {
+    let handle = match builder.registry(registry(folder, tell, without, changed).unwrap()).start() {
         Ok(handle) => handle,
         Err(error) => {
             let mut text = format!("{error:?}: {error}");
