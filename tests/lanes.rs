@@ -59,35 +59,88 @@ fn a_dropped_client_gives_its_lane_to_the_next() {
     assert_eq!(instance.files(), [""; 0]);
 }
 
-#[test]
-fn four_processes_that_come_and_go_lose_no_lane_and_share_none() {
-    let instance = TestInstance::new("churn");
-    let sidecar = process::sidecar(SIDECAR, &instance, &small("3"));
-    let mut producers: Vec<Process> = (0..4).map(|_| process::producer(PRODUCER, &instance)).collect();
+/// Sets processes off that attach and detach `turns` times each.
+fn churners(instance: &TestInstance, count: u32, turns: u32) -> Vec<Process> {
+    let holders = instance.folder().join("holders");
+    std::fs::write(&holders, [0; 8 * CHURNED_LANES as usize]).unwrap();
+    let mut producers: Vec<Process> = (0..count).map(|_| process::producer(PRODUCER, instance)).collect();
     for producer in &mut producers {
-        producer.tell("churn 500");
+        producer.tell(&format!("churn {turns} {}", holders.display()));
     }
-    let mut ids = BTreeSet::new();
-    for producer in &mut producers {
-        // A thousand resets may take longer than one answer may: whoever waits here waits for the others too.
-        for id in producer.expect("churned").split(' ') {
-            assert!(ids.insert(id.parse::<u64>().unwrap()), "task id {id} was given twice");
+    producers
+}
+
+/// Fewer than there are processes that want one.
+const CHURNED_LANES: u32 = 3;
+
+/// Takes the ids of a churner's tasks until it is through; returns how often it found no lane.
+fn churned(producer: &mut Process, ids: &mut BTreeSet<u64>) -> u64 {
+    loop {
+        let line = producer.line();
+        match line.split_once(' ').unwrap() {
+            ("churned", id) => assert!(ids.insert(id.parse().unwrap()), "task id {id} was given twice"),
+            ("refused", count) => return count.parse().unwrap(),
+            _ => panic!("{line}"),
         }
     }
-    assert_eq!(ids.len(), 2000);
-    // All three lanes are there for one owner each, and not for a fourth.
+}
+
+/// Every lane is there for one owner, and none for one more.
+fn every_lane_can_be_had(instance: &TestInstance) {
     let mut owners = Vec::new();
-    for _ in 0..3 {
+    for _ in 0..CHURNED_LANES {
         owners.push(Client::connect_timeout(instance.name(), FAIL_SAFE).unwrap());
     }
     let mut lanes: Vec<u32> = owners.iter().map(Client::lane_number).collect();
     lanes.sort_unstable();
-    assert_eq!(lanes, [0, 1, 2]);
+    assert_eq!(lanes, (0..CHURNED_LANES).collect::<Vec<_>>());
     assert!(matches!(Client::connect(instance.name()), Err(ConnectError::NoFreeLane { .. })));
-    drop(owners);
+}
+
+#[test]
+fn ten_thousand_attaches_of_eight_processes_lose_no_lane_and_share_none() {
+    const TURNS: u32 = 1250;
+    let instance = TestInstance::new("churn");
+    let sidecar = process::sidecar(SIDECAR, &instance, &small("3"));
+    let mut producers = churners(&instance, 8, TURNS);
+    let mut ids = BTreeSet::new();
+    let refused: u64 = producers.iter_mut().map(|producer| churned(producer, &mut ids)).sum();
+    println!("{refused} connects found no lane in a millisecond");
+    assert_eq!(ids.len(), 8 * TURNS as usize);
+    assert!(refused > 0, "no process ever had to wait for a lane");
+    every_lane_can_be_had(&instance);
+    drop(producers);
     instance.wait_until_deserted();
     sidecar.terminate();
-    assert_eq!(sidecar.rest().0, ["ended Removed after 2000 tasks"]);
+    assert_eq!(sidecar.rest().0, ["ended Removed after 10000 tasks"]);
+    assert_eq!(instance.files(), [""; 0]);
+}
+
+#[test]
+fn processes_killed_while_they_attach_and_detach_cost_no_lane_and_no_task() {
+    let instance = TestInstance::new("killed");
+    let sidecar = process::sidecar(SIDECAR, &instance, &small("3"));
+    let mut producers = churners(&instance, 8, 150);
+    let mut ids = BTreeSet::new();
+    // Wherever each is by then: between two clients, in a connect, with a task on its way.
+    for (kill, mut producer) in (0..).zip(producers.drain(..5)) {
+        for _ in 0..10 + 13 * kill {
+            let id = producer.expect("churned").parse().unwrap();
+            assert!(ids.insert(id), "task id {id} was given twice");
+        }
+        producer.kill();
+    }
+    for producer in &mut producers {
+        churned(producer, &mut ids);
+    }
+    every_lane_can_be_had(&instance);
+    drop(producers);
+    instance.wait_until_deserted();
+    sidecar.terminate();
+    let (lines, _) = sidecar.rest();
+    let ran = lines[0].strip_prefix("ended Removed after ").and_then(|rest| rest.strip_suffix(" tasks"));
+    let ran = ran.unwrap_or_else(|| panic!("{lines:?}")).parse::<usize>().unwrap();
+    assert!(ids.len() <= ran, "{} tasks were answered and {ran} ran", ids.len());
     assert_eq!(instance.files(), [""; 0]);
 }
 

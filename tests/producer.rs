@@ -8,14 +8,16 @@
 //! | `drop` | `dropped` |
 //! | `stream COUNT SEED` | `streamed COUNT`, every completion compared |
 //! | `survive COUNT SEED` | `progress COLLECTED` now and then, `survived COUNT INTERRUPTED`: as `stream`, through killed sidecars |
-//! | `churn COUNT` | `churned TASK_ID…`: connects, runs one task and drops, so many times |
+//! | `churn COUNT HOLDERS` | `churned TASK_ID` so many times, then `refused COUNT`: connects, runs one task and drops |
 
 #![deny(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a test's process fails by panicking")]
 
-use std::time::Instant;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
 
-use executor_client::{Client, InstanceName, Status, TaskDescriptor};
+use executor_client::{Client, ConnectError, InstanceName, Status, TaskDescriptor};
 use executor_shm::core::status::Interrupted;
 use executor_tests::FAIL_SAFE;
 use executor_tests::handlers::{ECHO, tell};
@@ -66,9 +68,10 @@ fn main() {
                 tell(format_args!("survived {count} {interrupted}"));
             }
             "churn" => {
-                let ids = (0..number()).map(|turn| churn(&instance, turn));
-                let ids: Vec<String> = ids.map(|id| id.to_string()).collect();
-                tell(format_args!("churned {}", ids.join(" ")));
+                let (count, holders) = (number(), words.next().unwrap());
+                let holders = File::options().read(true).write(true).open(holders).unwrap();
+                let refused: u64 = (0..count).map(|turn| churn(&instance, turn, &holders)).sum();
+                tell(format_args!("refused {refused}"));
             }
             _ => panic!("no command is called {command}"),
         }
@@ -146,13 +149,34 @@ fn stream(client: &mut Client, count: u64, seed: u64, progress: u64) -> u64 {
     interrupted
 }
 
-/// One whole life of a client. Two owners of one lane would see each other's tasks.
-fn churn(instance: &InstanceName, turn: u64) -> u64 {
-    let mut client = Client::connect_timeout(instance, FAIL_SAFE).unwrap();
+/// One whole life of a client. Two owners of one lane would see each other's tasks, or each other's mark in the file of
+/// holders, which has a word a lane. Returns how often there was no lane to be had.
+fn churn(instance: &InstanceName, turn: u64, holders: &File) -> u64 {
+    let mut refused = 0;
+    // Every other turn in a hurry: it gives up and comes again, where the others wait.
+    let patience = if turn % 2 == 0 { Duration::from_millis(1) } else { FAIL_SAFE };
+    let begun = Instant::now();
+    let mut client = loop {
+        match Client::connect_timeout(instance, patience) {
+            Ok(client) => break client,
+            Err(error @ ConnectError::NoFreeLane { .. }) => assert!(begun.elapsed() < FAIL_SAFE, "{error}"),
+            Err(error) => panic!("{error}"),
+        }
+        refused += 1;
+    };
+    let place = u64::from(client.lane_number()) * 8;
+    let mark = (u64::from(std::process::id()) << 32 | turn).to_le_bytes();
+    holders.write_all_at(&mark, place).unwrap();
     let payload = format!("{}/{turn}", std::process::id());
     let mut ticket = client.submit_ticket(&TaskDescriptor::new(ECHO), payload.as_bytes()).unwrap();
     let completion = client.wait_timeout(&mut ticket, FAIL_SAFE).unwrap();
     assert_eq!(completion.status(), Status::Done);
     assert_eq!(completion.response().to_vec(), payload.as_bytes());
-    completion.task_id().as_u64()
+    let task_id = completion.task_id().as_u64();
+    let mut found = [0; 8];
+    holders.read_exact_at(&mut found, place).unwrap();
+    assert_eq!(found, mark, "lane {} has two holders", client.lane_number());
+    drop(client);
+    tell(format_args!("churned {task_id}"));
+    refused
 }
