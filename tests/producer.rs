@@ -8,18 +8,24 @@
 //! | `drop` | `dropped` |
 //! | `stream COUNT SEED` | `streamed COUNT`, every completion compared |
 //! | `survive COUNT SEED` | `progress COLLECTED` now and then, `survived COUNT INTERRUPTED`: as `stream`, through killed sidecars |
+//! | `steady ENOUGH` | `progress COUNT` now and then; `steady COUNT` once the file ENOUGH is there: it never reconnects |
+//! | `move ENOUGH LEDGER` | as `steady`, with tasks of handlers that change; ends as `moved COUNT RECONNECTS` |
 //! | `churn COUNT HOLDERS` | `churned TASK_ID` so many times, then `refused COUNT`: connects, runs one task and drops |
 
 #![deny(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a test's process fails by panicking")]
 
+use std::collections::VecDeque;
 use std::fs::File;
+use std::io::{BufWriter, Write};
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use executor_client::{Client, ConnectError, InstanceName, Status, TaskDescriptor};
-use executor_shm::core::status::Interrupted;
+use executor_shm::core::status::{Interrupted, Malformed};
 use executor_tests::FAIL_SAFE;
+use executor_tests::builds::{MARKED, Marked, RETIRED, STEADY};
 use executor_tests::handlers::{ECHO, tell};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
@@ -66,6 +72,11 @@ fn main() {
                 let (count, seed) = (number(), words.next().unwrap().parse().unwrap());
                 let interrupted = stream(client.as_mut().unwrap(), count, seed, PROGRESS);
                 tell(format_args!("survived {count} {interrupted}"));
+            }
+            "steady" => steady(client.as_mut().unwrap(), Path::new(words.next().unwrap())),
+            "move" => {
+                let (enough, ledger) = (Path::new(words.next().unwrap()), words.next().unwrap());
+                wander(&instance, enough, &mut BufWriter::new(File::create(ledger).unwrap()));
             }
             "churn" => {
                 let (count, holders) = (number(), words.next().unwrap());
@@ -147,6 +158,105 @@ fn stream(client: &mut Client, count: u64, seed: u64, progress: u64) -> u64 {
     }
     assert!(client.try_collect().unwrap().is_none(), "more completions than tasks");
     interrupted
+}
+
+/// As many tasks in flight as there are slots, through whatever happens to the sidecar, on one lane until `enough` is
+/// there: every task of a handler that stays the same is done.
+fn steady(client: &mut Client, enough: &Path) {
+    let (mut submitted, mut collected) = (0, 0);
+    let mut begun = Instant::now();
+    while collected < submitted || !enough.exists() {
+        while !enough.exists() {
+            let task = TaskDescriptor::new(STEADY).user_data(submitted);
+            match client.try_submit(&task, &payload(0, submitted)) {
+                Ok(_) => submitted += 1,
+                Err(error) if error.is_full() => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        let Some(completion) = client.try_collect().unwrap() else {
+            assert!(begun.elapsed() < FAIL_SAFE, "nothing comes back");
+            std::thread::yield_now();
+            continue;
+        };
+        begun = Instant::now();
+        assert_eq!((completion.user_data(), completion.status()), (collected, Status::Done));
+        assert_eq!(completion.response().to_vec(), payload(0, collected));
+        collected += 1;
+        if collected % PROGRESS == 0 {
+            tell(format_args!("progress {collected}"));
+        }
+    }
+    assert!(client.try_collect().unwrap().is_none(), "more completions than tasks");
+    tell(format_args!("steady {collected}"));
+}
+
+/// Lives of clients until `enough` is there: each ends when it is told that a handler changed, and only once all it
+/// submitted is answered. Answers are judged by the build whose contract the lane was found to be attached under, and
+/// written down for the test: task, status, build.
+fn wander(instance: &InstanceName, enough: &Path, ledger: &mut impl Write) {
+    let (mut total, mut lives) = (0, 0);
+    while !enough.exists() {
+        lives += 1;
+        let mut client = Client::connect_timeout(instance, FAIL_SAFE).unwrap();
+        let build = build_of(&mut client);
+        let (mut accepted, mut told) = (VecDeque::new(), false);
+        let mut begun = Instant::now();
+        loop {
+            while !told && !enough.exists() {
+                let handler = [STEADY, MARKED, RETIRED, MARKED][accepted.len() % 4];
+                match client.try_submit(&TaskDescriptor::new(handler).user_data(handler.into()), &[0; 8]) {
+                    Ok(task_id) => accepted.push_back(task_id),
+                    Err(error) if error.is_full() => break,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            let Some(completion) = client.try_collect().unwrap() else {
+                if accepted.is_empty() {
+                    break;
+                }
+                assert!(begun.elapsed() < FAIL_SAFE, "nothing comes back");
+                std::thread::yield_now();
+                continue;
+            };
+            begun = Instant::now();
+            assert_eq!(Some(completion.task_id()), accepted.pop_front(), "each task once and in order");
+            let (handler, status) = (completion.user_data() as u32, completion.status());
+            let mark = completion.response().read::<u64>().filter(|_| status == Status::Done);
+            match (handler, build, status) {
+                (STEADY, _, Status::Done) => {}
+                (MARKED, _, Status::Done) => assert_eq!(mark, Some(build), "another build's code answered"),
+                (RETIRED, 1, Status::Done) => assert_eq!(mark, Some(1)),
+                (RETIRED, 2, Status::Malformed(Malformed::UnknownHandler)) => {}
+                (MARKED | RETIRED, _, Status::HandlerChanged(_)) => told = true,
+                (MARKED | RETIRED, _, Status::Interrupted(Interrupted::Killed | Interrupted::HandlerChanged)) => {}
+                _ => panic!("a task of handler {handler} under build {build} ended as {status}"),
+            }
+            if handler != STEADY {
+                let words = [completion.task_id().as_u64(), status.code().into(), mark.unwrap_or(0)];
+                ledger.write_all(&words.map(u64::to_le_bytes).concat()).unwrap();
+            }
+            total += 1;
+            if total % PROGRESS == 0 {
+                tell(format_args!("progress {total}"));
+            }
+        }
+    }
+    ledger.flush().unwrap();
+    tell(format_args!("moved {total} {}", lives - 1));
+}
+
+/// Whose contract a lane is attached under, once somebody serves it.
+fn build_of(client: &mut Client) -> u64 {
+    let begun = Instant::now();
+    loop {
+        match (client.check_contract::<Marked<1>>(), client.check_contract::<Marked<2>>()) {
+            (Ok(()), _) => return 1,
+            (_, Ok(())) => return 2,
+            (one, two) => assert!(begun.elapsed() < FAIL_SAFE, "{one:?}, {two:?}"),
+        }
+        std::thread::yield_now();
+    }
 }
 
 /// One whole life of a client. Two owners of one lane would see each other's tasks, or each other's mark in the file of

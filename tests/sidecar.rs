@@ -1,15 +1,17 @@
-//! A sidecar of the test handlers: `sidecar INSTANCE FOLDER [OPTION VALUE]…`. It says `ready` once it serves, `refused …`
+//! A sidecar of the test handlers, or of one of two builds (`--build`): `sidecar INSTANCE FOLDER [OPTION VALUE]…`. It says `ready` once it serves, `refused …`
 //! if it cannot, and `ended …` after SIGTERM.
 
 #![deny(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a test's process fails by panicking")]
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use executor_shm::core::idle::IdleStrategy;
 use executor_shm::{InstanceName, Sidecar, StopSignals};
-use executor_tests::handlers::{PANIC_TEXT, registry, tell};
+use executor_tests::handlers::{PANIC_TEXT, tell};
+use executor_tests::{builds, handlers};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl::set_pdeathsig;
@@ -26,8 +28,8 @@ fn main() -> ExitCode {
 
     let mut arguments = std::env::args().skip(1);
     let instance = InstanceName::new(&arguments.next().unwrap()).unwrap();
-    let folder = arguments.next().unwrap().into();
-    let (mut without, mut changed, mut shared_memory) = (None, None, false);
+    let folder = PathBuf::from(arguments.next().unwrap());
+    let (mut build, mut without, mut changed, mut shared_memory) = (None, None, None, false);
     // Yielding, so that tests with more processes than CPUs move on.
     let mut builder = Sidecar::builder().instance(instance).pinned(false).idle(IdleStrategy::Yield);
     while let Some(option) = arguments.next() {
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
             "--workers" => builder = builder.cpus(&vec![0; number() as usize]), // not pinned, so only their count counts
             "--timing" => builder = builder.timing(number() == 1),
             "--drain-seconds" => builder = builder.drain_time(Duration::from_secs(u64::from(number()))),
+            "--build" => build = Some(number()),
             "--without" => without = Some(number()),
             "--changed" => changed = Some(number()),
             "--shared-memory" => {
@@ -56,7 +59,11 @@ fn main() -> ExitCode {
     }
 
     let signals = StopSignals::block().unwrap();
-    let handle = match builder.registry(registry(folder, tell, without, changed).unwrap()).start() {
+    let registry = match build {
+        Some(build) => builds::registry(build, &folder),
+        None => handlers::registry(folder, tell, without, changed).unwrap(),
+    };
+    let handle = match builder.registry(registry).start() {
         Ok(handle) => handle,
         Err(error) => {
             let mut text = format!("{error:?}: {error}");
