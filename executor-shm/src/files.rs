@@ -171,11 +171,16 @@ pub enum FileError {
         /// What is wrong with it.
         what: String,
     },
-    /// The two builds cannot talk. Restart the older side.
-    #[error("/dev/shm/{name} speaks ABI {found}, this build speaks {expected}")]
+    /// The two builds cannot talk. Restart the older side, or give the instance up.
+    #[error(
+        "/dev/shm/{name} speaks ABI {found} and has {lanes} lanes, this build speaks {expected}; \
+         restart the older side, or give what it holds up with: executord clean --discard"
+    )]
     AbiMismatch {
         /// The file.
         name: String,
+        /// Most lanes of its instance.
+        lanes: u32,
         /// The file's ABI.
         found: u32,
         /// This build's ABI.
@@ -232,7 +237,8 @@ impl Header {
         let abi_kind = words.load(header::ABI_KIND);
         let abi = abi_kind as u32;
         if abi != ABI_VERSION {
-            return Err(FileError::AbiMismatch { name: name.to_owned(), found: abi, expected: ABI_VERSION });
+            let (name, lanes) = (name.to_owned(), words.load(header::COUNTS) as u32);
+            return Err(FileError::AbiMismatch { name, lanes, found: abi, expected: ABI_VERSION });
         }
         if abi_kind >> 32 != kind as u64 {
             return Err(foreign("its header names another kind of file"));

@@ -25,6 +25,15 @@ pub struct LockFile {
     generation: u64,
 }
 
+/// What kind of lock another description holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rival {
+    /// A read lock: nobody of ours takes one.
+    Reader,
+    /// A write lock.
+    Writer,
+}
+
 impl LockFile {
     /// Takes charge of a freshly opened descriptor. `open` runs while no fork can happen, so that no child inherits it
     /// unregistered.
@@ -53,6 +62,17 @@ impl LockFile {
         let mut lock = whole(libc::F_RDLCK);
         self.with(|file| fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock)).map(drop))?;
         Ok(i32::from(lock.l_type) != libc::F_UNLCK)
+    }
+
+    /// The lock that keeps this description from the write lock, if any still does.
+    pub(crate) fn rival(&self) -> Result<Option<Rival>, Errno> {
+        let mut lock = whole(libc::F_WRLCK);
+        self.with(|file| fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock)).map(drop))?;
+        Ok(match i32::from(lock.l_type) {
+            libc::F_UNLCK => None,
+            libc::F_RDLCK => Some(Rival::Reader),
+            _ => Some(Rival::Writer),
+        })
     }
 
     /// Gives the file this mode, whatever the umask is.

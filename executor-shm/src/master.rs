@@ -11,7 +11,7 @@ use crate::draft::Draft;
 use crate::files::{self, FileError, Header, InstanceName};
 use crate::layout::{Geometry, GeometryError, Kind, geometry as geometry_words, header, journal, status};
 use crate::leftovers;
-use crate::lock::LockFile;
+use crate::lock::{LockFile, Rival};
 use crate::mapped::{SharedWords, WriteWords};
 use crate::state::{InstanceState, LaneState, LaneWord};
 use crate::status as table;
@@ -35,6 +35,12 @@ pub enum MasterError {
     /// Files without a journal are still in use. End the processes that hold them.
     #[error("/dev/shm/{name} has no journal beside it and is still in use; end the processes that hold it")]
     InUse {
+        /// The file.
+        name: String,
+    },
+    /// Somebody holds a read lock, which no executor takes. End the process that holds it.
+    #[error("/dev/shm/{name} is read-locked by a process that is no executor; end it (lslocks names it)")]
+    ReadLocked {
         /// The file.
         name: String,
     },
@@ -275,10 +281,15 @@ impl Master {
             Ok(lock) => {
                 own(&name, &lock)?;
                 take(&lock, &name, || MasterError::AlreadyRunning { instance: instance.clone() })?;
-                let words = files::map_for_reading(&lock, &name)?;
-                let ours = Header::load(&words, &name, Kind::Status).is_ok_and(|head| head.nonce == nonce)
-                    && Geometry::load(&words) == *geometry
-                    && words.len() * 8 == geometry.status_bytes();
+                let ours = match Self::read_status(&lock, &name) {
+                    Ok((head, found, bytes)) => {
+                        head.nonce == nonce && found == *geometry && bytes == geometry.status_bytes()
+                    }
+                    // Another build's: not ours to judge, and so not to remove.
+                    Err(error @ FileError::AbiMismatch { .. }) => return Err(error.into()),
+                    Err(error) if error.is_damage() => false,
+                    Err(error) => return Err(error.into()),
+                };
                 if !ours {
                     // Of another life of the name, or damaged; its lock is ours, so nobody serves it.
                     files::unlink_own(&name, &lock)?;
@@ -299,6 +310,12 @@ impl Master {
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// What a `status` says of itself, and its length in bytes.
+    fn read_status(lock: &LockFile, name: &str) -> Result<(Header, Geometry, usize), FileError> {
+        let words = files::map_for_reading(lock, name)?;
+        Ok((Header::load(&words, name, Kind::Status)?, Geometry::load(&words), words.len() * 8))
     }
 
     /// Whether both names still lead to our inodes.
@@ -403,13 +420,23 @@ fn own(name: &str, lock: &LockFile) -> Result<(), FileError> {
     if stat.st_uid == me {
         Ok(())
     } else {
-        Err(foreign(name, &format!("it belongs to uid {}, this process runs as uid {me}", stat.st_uid)))
+        Err(foreign(
+            name,
+            &format!("it belongs to uid {}, this process runs as uid {me}; run it as that user", stat.st_uid),
+        ))
     }
 }
 
 fn take(lock: &LockFile, name: &str, held: impl FnOnce() -> MasterError) -> Result<(), Round> {
-    lock.try_lock().map_err(|errno| match errno {
-        Errno::EAGAIN | Errno::EACCES => Round::Fail(held()),
-        errno => FileError::refused("lock", name, errno).into(),
-    })
+    match lock.try_lock() {
+        Ok(()) => Ok(()),
+        Err(Errno::EAGAIN | Errno::EACCES) => {
+            Err(match lock.rival().map_err(|errno| FileError::refused("probe", name, errno))? {
+                Some(Rival::Writer) => Round::Fail(held()),
+                Some(Rival::Reader) => Round::Fail(MasterError::ReadLocked { name: name.to_owned() }),
+                None => Round::Again, // it let go meanwhile
+            })
+        }
+        Err(errno) => Err(FileError::refused("lock", name, errno).into()),
+    }
 }
