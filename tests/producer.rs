@@ -2,7 +2,8 @@
 //!
 //! | line | answer |
 //! |---|---|
-//! | `connect` | `lane NUMBER`, or `refused …` |
+//! | `connect` | `lane NUMBER`, or `refused …`; waits as long as it takes, or as many milliseconds as a number says |
+//! | `enter PID` | `entered`: sees the file systems that the other process sees |
 //! | `submit HANDLER TEXT` | `accepted TASK_ID`, or `refused …` |
 //! | `collect` | `completion TASK_ID STATUS TEXT`, in order of submission |
 //! | `drop` | `dropped` |
@@ -40,13 +41,18 @@ fn main() {
         let command = words.next().unwrap();
         let mut number = || words.next().unwrap().parse::<u64>().unwrap();
         match command {
-            "connect" => match Client::connect_timeout(&instance, FAIL_SAFE) {
+            "connect" => match Client::connect_timeout(&instance, words.next().map_or(FAIL_SAFE, milliseconds)) {
                 Ok(connected) => {
                     tell(format_args!("lane {}", connected.lane_number()));
                     client = Some(connected);
                 }
                 Err(error) => tell(format_args!("refused {error:?}: {error}")),
             },
+            "enter" => {
+                let namespace = File::open(format!("/proc/{}/ns/mnt", number())).unwrap();
+                nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+                tell(format_args!("entered"));
+            }
             "submit" => {
                 let handler = number() as u32;
                 let payload = words.next().unwrap_or_default();
@@ -87,6 +93,10 @@ fn main() {
             _ => panic!("no command is called {command}"),
         }
     }
+}
+
+fn milliseconds(text: &str) -> Duration {
+    Duration::from_millis(text.parse().unwrap())
 }
 
 fn collect(client: &mut Client) -> (u64, Status, String) {

@@ -232,6 +232,50 @@ fn a_full_shared_memory_refuses_the_start_with_need_and_room_and_keeps_nothing()
     assert_eq!(roomy.line(), "ready");
 }
 
+#[test]
+fn a_shared_memory_that_runs_full_refuses_further_lanes_and_harms_none_that_is_there() {
+    if !is_root() {
+        println!("skipped: only root can mount a small /dev/shm of its own");
+        return;
+    }
+    let instance = TestInstance::new("filled");
+    let sizes = ["--capacity", "8", "--request-bytes", "128", "--response-bytes", "128"];
+    let options = [&["--shared-memory", "1m"], &sizes[..]].concat();
+    let mut sidecar = Process::start(&mut sidecar_command(SIDECAR, &instance, &options));
+    let line = sidecar.line();
+    if is_skipped(&line) {
+        return;
+    }
+    assert_eq!(line, "ready");
+    let mut holders = Vec::new();
+    let refused = loop {
+        let mut producer = process::producer(PRODUCER, &instance);
+        producer.ask(&format!("enter {}", sidecar.pid()), "entered");
+        producer.tell("connect 2000");
+        let line = producer.line();
+        match line.strip_prefix("refused ") {
+            Some(refused) => break refused.to_owned(),
+            None => holders.push(producer),
+        }
+    };
+    assert!((1..16).contains(&holders.len()), "{} lanes", holders.len());
+    assert!(refused.starts_with("NoRoom {") && refused.contains("enlarge it"), "{refused}");
+    assert!(refused.contains(" bytes left, a lane takes 16384; close a client"), "{refused}");
+    assert!(refused.contains(&format!("by pid {}", holders[0].pid())), "{refused}");
+    for holder in &mut holders {
+        holder.ask("stream 200 1", "streamed");
+    }
+    // What makes room is a lane given back.
+    holders.remove(0).kill();
+    let mut next = process::producer(PRODUCER, &instance);
+    next.ask(&format!("enter {}", sidecar.pid()), "entered");
+    next.ask("connect", "lane");
+    next.ask("stream 200 2", "streamed");
+    for holder in &mut holders {
+        holder.ask("stream 200 3", "streamed");
+    }
+}
+
 /// Whether a sidecar found that it cannot have what the test needs; it has said why.
 fn is_skipped(line: &str) -> bool {
     let is_skipped = line.starts_with("skipped");

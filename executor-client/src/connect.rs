@@ -32,6 +32,21 @@ pub enum ConnectError {
         /// Who holds them, by pid as they told it.
         holders: String,
     },
+    /// The lanes that are made are taken, and there is no room for more. Make room, or close a client.
+    #[error(
+        "instance {instance} has no free lane ({holders}) and no room for another: /dev/shm has {free} bytes left, a \
+         lane takes {needed}; close a client, or enlarge it (mount -o remount,size=…, docker run --shm-size=…)"
+    )]
+    NoRoom {
+        /// The instance.
+        instance: InstanceName,
+        /// Bytes that a lane takes.
+        needed: u64,
+        /// Bytes that are left.
+        free: u64,
+        /// Who holds the lanes there are, by pid as they told it.
+        holders: String,
+    },
     /// The files of a lane could not be opened or believed.
     #[error(transparent)]
     Lane(#[from] FileError),
@@ -132,10 +147,10 @@ impl ConnectOptions {
                     0 => format!("lane {lane} {}", state.name()),
                     pid => format!("lane {lane} {} by pid {pid}", state.name()),
                 });
-                return Err(ConnectError::NoFreeLane {
-                    instance: found.name().clone(),
-                    lanes: found.geometry().lanes,
-                    holders: names.collect::<Vec<_>>().join(", "),
+                let (instance, holders) = (found.name().clone(), names.collect::<Vec<_>>().join(", "));
+                return Err(match found.shortage() {
+                    Some((needed, free)) => ConnectError::NoRoom { instance, needed, free, holders },
+                    None => ConnectError::NoFreeLane { instance, lanes: found.geometry().lanes, holders },
                 });
             }
             found.nap(LOOK_AGAIN);

@@ -286,6 +286,14 @@ impl Instance {
             .collect()
     }
 
+    /// Why no further lane can be made, if that is so: bytes a lane needs and bytes that `/dev/shm` has left.
+    pub fn shortage(&self) -> Option<(u64, u64)> {
+        let is_made = |(_, state, _): &(u32, LaneState, u64)| *state != LaneState::Resetting;
+        let made = self.holders().iter().filter(|holder| is_made(holder)).count();
+        let (needed, free) = (self.geometry.lane_bytes() as u64, files::free_bytes());
+        (made < self.geometry.lanes as usize && free < needed).then_some((needed, free))
+    }
+
     /// Word offset of a lane's gate in `status`.
     pub fn gate(&self, lane: u32) -> usize {
         self.geometry.gate(lane) + status::GATE_STATE

@@ -10,7 +10,7 @@ use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags};
 use nix::sys::stat::Mode;
 
 use crate::files::{
-    DIRECTORY, FileError, Header, InstanceName, map_for_reading, map_for_writing, open, path, random, unlink,
+    FileError, Header, InstanceName, free_bytes, map_for_reading, map_for_writing, open, path, random, unlink,
 };
 use crate::layout::{Geometry, Kind};
 use crate::lock::LockFile;
@@ -69,10 +69,6 @@ impl Draft {
         self.temporary.0.clear();
         Ok((self.words, self.lock))
     }
-}
-
-fn free_bytes() -> u64 {
-    nix::sys::statvfs::statvfs(DIRECTORY).map_or(0, |fs| fs.blocks_available() * fs.fragment_size())
 }
 
 /// Makes the pair of files of a lane and names them, `sq` last: whoever sees `sq` sees both.

@@ -278,6 +278,11 @@ pub(crate) fn random() -> u64 {
     }
 }
 
+/// Bytes that `/dev/shm` has room for; 0 if nobody can say.
+pub(crate) fn free_bytes() -> u64 {
+    nix::sys::statvfs::statvfs(DIRECTORY).map_or(0, |fs| fs.blocks_available() * fs.fragment_size())
+}
+
 /// Opens an existing file of an instance without following links.
 pub(crate) fn open(name: &str, access: OFlag) -> Result<LockFile, FileError> {
     let flags = access | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
