@@ -34,6 +34,10 @@ use crate::typed::CheckedContracts;
 /// `Send`, neither `Sync` nor `Clone`: a lane has one producer. Programs with several producing threads connect several
 /// times. Dropping a client detaches it; tasks it submitted run all the same, and nobody reads their completions.
 ///
+/// A child that another thread is starting at that moment with `posix_spawn` or `vfork`, as [`std::process::Command`]
+/// does, has a copy of the client's lock until its `exec` closes it: that long the lane stays taken, and a sidecar that
+/// is stopped meanwhile finds it attached and keeps the files. A forked child has no copy; its operations are refused.
+///
 /// ```compile_fail
 /// fn shared<T: Sync>() {}
 /// shared::<executor_client::Client>();
