@@ -16,6 +16,7 @@ use executor_tests::FAIL_SAFE;
 use executor_tests::handlers::{COUNT, ECHO, SLOW, SLOW_IDEMPOTENT};
 use executor_tests::instance::TestInstance;
 use executor_tests::process::{self, Process};
+use nix::unistd::Pid;
 
 const SIDECAR: &str = env!("CARGO_BIN_EXE_sidecar");
 const PRODUCER: &str = env!("CARGO_BIN_EXE_producer");
@@ -202,6 +203,46 @@ fn a_wait_on_a_killed_sidecar_says_so_and_its_ticket_stays_good() {
     let completion = client.wait_timeout(&mut behind, FAIL_SAFE).unwrap();
     assert_eq!((completion.status(), completion.response().to_vec()), (Status::Done, b"behind it".to_vec()));
     assert_eq!(client.wait(&mut behind).unwrap_err(), WaitError::AlreadyTaken);
+}
+
+/// Clock ticks that a thread of this process has spent running.
+fn ticks_run(thread: Pid) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat")).unwrap();
+    let after_name = stat.rsplit_once(')').unwrap().1;
+    let field = |at: usize| after_name.split_whitespace().nth(at).unwrap().parse::<u64>().unwrap();
+    field(11) + field(12)
+}
+
+#[test]
+fn a_wait_that_is_spinning_when_its_sidecar_dies_says_so_and_its_ticket_stays_good() {
+    let instance = TestInstance::new("spinning");
+    instance.latch("held");
+    let mut sidecar = process::sidecar(SIDECAR, &instance, &[]);
+    let mut client = connect(&instance);
+    let mut ticket = submit(&mut client, SLOW, b"held");
+    assert_eq!(sidecar.line(), "entered held 1");
+    std::thread::scope(|scope| {
+        let (tell, told) = std::sync::mpsc::channel();
+        let (client, ticket) = (&mut client, &mut ticket);
+        let waiter = scope.spawn(move || {
+            tell.send(nix::unistd::gettid()).unwrap();
+            client.wait_timeout(ticket, FAIL_SAFE).unwrap_err()
+        });
+        let thread = told.recv().unwrap();
+        // It has nothing else to do than to wait, so what it runs for it waits.
+        let (begun, ran) = (Instant::now(), ticks_run(thread));
+        while ticks_run(thread) < ran + 3 {
+            assert!(begun.elapsed() < FAIL_SAFE, "the thread that waits does not run");
+            std::thread::yield_now();
+        }
+        assert!(!waiter.is_finished(), "it waits for a task that has not ended");
+        sidecar.kill();
+        let error = waiter.join().unwrap();
+        assert_eq!(error, WaitError::ExecutorDown);
+        assert!(error.to_string().contains("the task stays accepted and the next sidecar answers it"), "{error}");
+    });
+    let _sidecar = process::sidecar(SIDECAR, &instance, &[]);
+    assert_eq!(end(&mut client, &mut ticket), (KILLED, 1));
 }
 
 #[test]

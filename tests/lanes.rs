@@ -39,6 +39,7 @@ fn a_connect_without_a_free_lane_names_those_that_hold_them() {
     for holder in &holders {
         assert!(named.contains(&format!("active by pid {}", holder.pid())), "{named}");
     }
+    assert!(error.to_string().contains("raise --lanes") && error.to_string().contains(named), "{error}");
     assert_eq!(holders[0].ask("drop", "dropped"), "");
     Client::connect_timeout(instance.name(), FAIL_SAFE).unwrap();
 }
