@@ -274,7 +274,7 @@ fn build_of(client: &mut Client) -> u64 {
 fn churn(instance: &InstanceName, turn: u64, holders: &File) -> u64 {
     let mut refused = 0;
     // Every other turn in a hurry: it gives up and comes again, where the others wait.
-    let patience = if turn % 2 == 0 { Duration::from_millis(1) } else { FAIL_SAFE };
+    let patience = if turn.is_multiple_of(2) { Duration::from_millis(1) } else { FAIL_SAFE };
     let begun = Instant::now();
     let mut client = loop {
         match Client::connect_timeout(instance, patience) {

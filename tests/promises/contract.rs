@@ -72,4 +72,6 @@ pub(crate) fn a_call_that_ends_otherwise_than_done_says_how<S: Stage>(stage: S) 
     assert_eq!(client.call::<Same>(&200), Ok(200));
     assert!(matches!(client.call::<Liar>(&200).unwrap_err(), CallError::BadOutput { length: 1, .. }));
     assert_eq!(client.call::<Liar>(&1), Ok(true));
+    drop(client);
+    assert_eq!(stage.end().0, 5);
 }

@@ -114,4 +114,6 @@ pub(crate) fn the_word_of_a_task_comes_back_with_its_completion<S: Stage>(stage:
     }
     client.try_submit(&TaskDescriptor::new(ECHO), b"").unwrap();
     assert_eq!(next(&mut client, |end| end.user_data()), 0, "without a word of its own it has 0, not an earlier one");
+    drop(client);
+    assert_eq!(stage.end().0, 46);
 }

@@ -26,6 +26,8 @@ pub(crate) fn a_handler_that_fails_answers_with_its_code_and_its_text<S: Stage>(
     assert_eq!((status, attempt, text.as_str()), (Status::Failed { code: 42 }, 1, FAILURE));
     assert_eq!(status.ran(), Ran::Yes);
     serves_on(&mut client);
+    drop(client);
+    assert_eq!(stage.end().0, 2);
 }
 
 pub(crate) fn a_handler_that_panics_answers_with_its_text_and_its_worker_serves_on<S: Stage>(stage: S) {
@@ -36,6 +38,8 @@ pub(crate) fn a_handler_that_panics_answers_with_its_text_and_its_worker_serves_
         assert_eq!((status, attempt, text.as_str(), status.ran()), (Status::Panicked, 1, PANIC_TEXT, Ran::Yes));
         serves_on(&mut client);
     }
+    drop(client);
+    assert_eq!(stage.end().0, 6);
 }
 
 pub(crate) fn a_task_of_an_id_that_no_handler_has_is_malformed<S: Stage>(stage: S) {
@@ -44,6 +48,8 @@ pub(crate) fn a_task_of_an_id_that_no_handler_has_is_malformed<S: Stage>(stage: 
         unrun(&mut client, id, b"x", Malformed::UnknownHandler);
     }
     serves_on(&mut client);
+    drop(client);
+    assert_eq!(stage.end().0, 7);
 }
 
 pub(crate) fn a_payload_of_a_size_that_the_handler_does_not_take_is_malformed<S: Stage>(stage: S) {
@@ -54,6 +60,8 @@ pub(crate) fn a_payload_of_a_size_that_the_handler_does_not_take_is_malformed<S:
     }
     let ticket = submit(&mut client, SIZED, b"eight...");
     assert_eq!(end(&mut client, ticket).0, Status::Done);
+    drop(client);
+    assert_eq!(stage.end().0, 9);
 }
 
 pub(crate) fn a_payload_that_is_no_value_of_its_type_is_malformed<S: Stage>(stage: S) {
@@ -65,6 +73,8 @@ pub(crate) fn a_payload_that_is_no_value_of_its_type_is_malformed<S: Stage>(stag
         let ticket = submit(&mut client, FLIP, &[byte]);
         assert_eq!(end(&mut client, ticket), (Status::Done, 1, answer.to_owned()));
     }
+    drop(client);
+    assert_eq!(stage.end().0, 256);
 }
 
 pub(crate) fn a_response_that_does_not_fit_says_what_length_it_wanted<S: Stage>(stage: S) {
@@ -78,6 +88,8 @@ pub(crate) fn a_response_that_does_not_fit_says_what_length_it_wanted<S: Stage>(
     let ticket = submit(&mut client, WIDE, &(RESPONSE_BYTES as u32).to_le_bytes());
     assert_eq!(end(&mut client, ticket), (Status::Done, 1, "\u{7}".repeat(RESPONSE_BYTES)), "one that just fits");
     serves_on(&mut client);
+    drop(client);
+    assert_eq!(stage.end().0, 5);
 }
 
 /// For stages whose lanes are files: what no client of ours sends, written over what ours sent while a slow task before
@@ -107,6 +119,8 @@ pub(crate) fn a_descriptor_that_no_client_of_ours_sends_is_malformed<S: Stage>(m
         assert_eq!(end(&mut client, ticket), (Status::Malformed(reason), 0, String::new()), "{bits:#x}");
     }
     assert_eq!(end(&mut client, behind), (Status::Done, 1, "behind them".to_owned()));
+    drop(client);
+    assert_eq!(stage.end().0, 6);
 }
 
 /// A client's `sq`, as anybody of its user may open it.

@@ -5,7 +5,7 @@ use executor_tests::FAIL_SAFE;
 use executor_tests::handlers::{ECHO, WIDE};
 
 use super::{end, next, submit};
-use crate::stage::{REQUEST_BYTES, RESPONSE_BYTES, Stage};
+use crate::stage::{CAPACITY, REQUEST_BYTES, RESPONSE_BYTES, Stage};
 
 const EVERY_BYTE: [u8; REQUEST_BYTES] = {
     let mut bytes = [0; REQUEST_BYTES];
@@ -23,7 +23,7 @@ pub(crate) fn a_payload_of_any_length_arrives_and_comes_back_whole<S: Stage>(sta
     assert_eq!(client.request_limit(), REQUEST_BYTES);
     for length in [0, 1, 23, 24, 25, 31, 32, 33, 63, 64, 65, REQUEST_BYTES - 1, REQUEST_BYTES] {
         // Twice round the lane, so that each slot has carried something else before.
-        for _ in 0..2 * client.capacity() {
+        for _ in 0..2 * CAPACITY {
             let ticket = submit(&mut client, ECHO, &EVERY_BYTE[..length]);
             let mut ticket = ticket;
             let completion = client.wait_timeout(&mut ticket, FAIL_SAFE).unwrap();
@@ -31,6 +31,8 @@ pub(crate) fn a_payload_of_any_length_arrives_and_comes_back_whole<S: Stage>(sta
             assert_eq!(completion.response().to_vec(), &EVERY_BYTE[..length], "length {length}");
         }
     }
+    drop(client);
+    assert_eq!(stage.end().0, 13 * 2 * CAPACITY as u64);
 }
 
 pub(crate) fn a_payload_past_the_limit_is_handed_back_with_both_lengths<S: Stage>(stage: S) {
@@ -67,6 +69,8 @@ pub(crate) fn a_response_of_any_length_can_be_read_in_every_way<S: Stage>(stage:
         assert_eq!(pieces, whole);
         assert_eq!(response.read::<[u8; 25]>(), (length == 25).then_some([7; 25]));
     }
+    drop(client);
+    assert_eq!(stage.end().0, 8);
 }
 
 pub(crate) fn a_payload_made_in_place_arrives_as_it_was_left<S: Stage>(stage: S) {
@@ -84,9 +88,7 @@ pub(crate) fn a_payload_made_in_place_arrives_as_it_was_left<S: Stage>(stage: S)
         });
 
         // A loan that is given up leaves no trace: its slot is the next task's.
-        let mut given_up = client.request(&echo, length).unwrap();
-        given_up.bytes_mut().fill(0xff);
-        drop(given_up);
+        client.request(&echo, length).unwrap().bytes_mut().fill(0xff);
         let mut loan = client.request(&echo, length).unwrap();
         loan.bytes_mut().copy_from_slice(&EVERY_BYTE[..length]);
         let ticket = loan.submit_ticket();

@@ -94,6 +94,8 @@ pub(crate) fn submit_collecting_that_gets_no_room_in_its_time_hands_the_task_bac
     }
     client.submit_collecting(&task, b"", FAIL_SAFE, |_| panic!("there is room")).unwrap();
     assert_eq!(next(&mut client, |end| end.user_data()), 9);
+    drop(client);
+    assert_eq!(stage.end().0, CAPACITY as u64 + 1);
 }
 
 pub(crate) fn dropped_tickets_give_their_slots_back_and_their_tasks_run<S: Stage>(mut stage: S) {

@@ -36,6 +36,8 @@ pub(crate) fn tickets_and_plain_tasks_take_none_of_each_others_completions<S: St
         assert_eq!(next(&mut client, |end| (end.user_data(), end.text())), (round, "plain".to_owned()));
         assert!(client.try_collect().unwrap().is_none());
     }
+    drop(client);
+    assert_eq!(stage.end().0, 3 * 3 * CAPACITY as u64);
 }
 
 pub(crate) fn a_ticket_is_good_until_it_is_taken_and_for_its_own_client<S: Stage>(mut stage: S) {
@@ -58,4 +60,6 @@ pub(crate) fn a_ticket_is_good_until_it_is_taken_and_for_its_own_client<S: Stage
     assert_eq!(client.wait(&mut ticket).unwrap_err(), WaitError::AlreadyTaken);
     assert_eq!(client.try_wait(&mut ticket).unwrap_err(), WaitError::AlreadyTaken);
     assert_eq!(other.wait(&mut ticket).unwrap_err(), WaitError::ForeignTicket);
+    drop((client, other));
+    assert_eq!(stage.end().0, 1);
 }

@@ -64,4 +64,6 @@ pub(crate) fn stamps_of_a_lane_follow_each_other<S: Stage>(stage: S) {
             last = stamps;
         }
     }
+    drop(client);
+    assert_eq!(stage.end().0, 20 * CAPACITY as u64);
 }
