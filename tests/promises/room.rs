@@ -1,6 +1,6 @@
 //! Slots: a full lane, what makes room in it, and what happens to what is in flight when a client goes.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use executor_client::{Client, Status, SubmitCollectingError, SubmitError, TaskDescriptor, WaitError};
 use executor_tests::FAIL_SAFE;
@@ -56,8 +56,9 @@ pub(crate) fn a_batch_is_accepted_up_to_the_room_there_is<S: Stage>(stage: S) {
     );
     let empty = client.try_submit_batch(tasks(0));
     assert_eq!((empty.accepted, empty.first, empty.refused), (0, None, None));
-    let mut words = Vec::new();
+    let (mut words, begun) = (Vec::new(), Instant::now());
     while words.len() < CAPACITY {
+        assert!(begun.elapsed() < FAIL_SAFE, "only {words:?} ended");
         let before = words.len();
         let taken = client.try_collect_batch(3, |end| words.push((end.task_id().sequence(), end.user_data()))).unwrap();
         assert!(taken <= 3 && words.len() == before + taken);
@@ -100,8 +101,9 @@ pub(crate) fn submit_collecting_that_gets_no_room_in_its_time_hands_the_task_bac
 
 pub(crate) fn dropped_tickets_give_their_slots_back_and_their_tasks_run<S: Stage>(mut stage: S) {
     let mut client = stage.connect();
-    let mut ids = Vec::new();
+    let (mut ids, begun) = (Vec::new(), Instant::now());
     while ids.len() < 5 * CAPACITY {
+        assert!(begun.elapsed() < FAIL_SAFE, "no slot came back after {} tasks", ids.len());
         match client.submit_ticket(&TaskDescriptor::new(COUNT), b"") {
             Ok(ticket) => ids.push(ticket.task_id()), // and dropped
             Err(error) => {
