@@ -7,8 +7,9 @@ use clap::{Args, Parser, Subcommand};
 use executor_shm::InstanceName;
 
 use crate::exit::CODES;
+use crate::hash::HashArgs;
 use crate::settings::{SETTINGS, Settings, parse_buffer};
-use crate::units::parse_bytes;
+use crate::units::{parse_bytes, parse_time};
 
 /// A shared-memory task executor: serve handlers to other processes, or see it at work.
 #[derive(Debug, Parser)]
@@ -46,6 +47,9 @@ pub(crate) enum Command {
            executord clean orders --discard   accepted tasks are given up, producers are told",
     ))]
     Clean(CleanArgs),
+    /// Hash files by a running instance and print the lines that `sha256sum -c` reads.
+    #[command(after_help = after_help(crate::hash::EXAMPLES))]
+    Hash(HashArgs),
     /// One producer of the demo.
     #[command(hide = true)]
     Produce(ProduceArgs),

@@ -7,11 +7,11 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Output, Stdio};
 
 use executor_core::cpu::{allowed_cpus, pin_current_thread};
@@ -21,36 +21,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use support::{assert_refused, eventually, executord, files_with, json_of, signal};
-
-/// A folder that goes with its test.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(what: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("executord-demo-{what}-{}", std::process::id()));
-        fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    fn write(&self, name: impl AsRef<Path>, bytes: usize) {
-        let data: Vec<u8> = (0..bytes).map(|i| (i * 131 + i / 251 + bytes) as u8).collect();
-        fs::write(self.0.join(name), data).unwrap();
-    }
-
-    /// Files of zeros that cost no disk.
-    fn fill(&self, files: u32, bytes: u64) {
-        for number in 0..files {
-            File::create(self.0.join(format!("zeros-{number}"))).unwrap().set_len(bytes).unwrap();
-        }
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
+use support::{Folder, assert_refused, eventually, executord, files_with, json_of, signal};
 
 fn demo(folder: &Path, arguments: &[&str]) -> Output {
     executord().arg("demo").arg(folder).args(arguments).output().unwrap()

@@ -1,7 +1,7 @@
-//! Files through the rings: many chains of `sha256-block` tasks in flight at once, each checked against the crate.
+//! Files through the rings: many chains of `sha256-block` tasks in flight at once.
 //!
 //! One file has one task in flight, since each needs the midstate of the one before; so a full lane takes a window of
-//! files. A file is read once: the same bytes go into the lane and into the check.
+//! files. A file is read once: the same bytes go into the lane and, where there is one, into the check.
 
 use std::fs::{File, OpenOptions};
 use std::io::Read;
@@ -9,7 +9,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use executor_client::{Client, TaskDescriptor};
+use executor_client::{Client, LaneStatus, TaskDescriptor};
 use executor_core::Status;
 use executor_core::idle::{Idle, IdleStrategy};
 use nix::fcntl::OFlag;
@@ -17,26 +17,53 @@ use nix::time::{ClockId, clock_gettime};
 use sha2::{Digest, Sha256};
 
 use crate::files::reason;
-use crate::handlers::SHA256_BLOCK;
-use crate::lines::{Counts, Line, say};
+use crate::lines::{Counts, Line};
 use crate::producer::GaveUp;
 use crate::sha256_block::{Chain, Header, Midstate};
 use crate::times::Times;
 
 /// Between two lines about the progress.
 const PROGRESS: Duration = Duration::from_millis(100);
-/// Without any completion for so long, the sidecar is given up. The demo starts a dead one again well before.
-const SILENCE: Duration = Duration::from_secs(30);
 /// How far a file may go past the size it had when it was opened: a log that grows is hashed to its end, a pseudo-file
 /// such as `/proc/self/pagemap`, which says it has 0 bytes and has 2^38, is not.
 const GROWTH: u64 = 1 << 20;
-/// Misses between two looks at the clock.
-const MISSES: u32 = 1 << 12;
+/// Misses between two looks at the clock or the sidecar: with yields between them a miss may take a while.
+const MISSES: u32 = 1 << 8;
 
-/// All of one producer's work.
+/// How to hash.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HashingOptions {
+    /// The id of the handler `sha256-block`.
+    pub(crate) handler: u32,
+    /// Bytes of a file in one task, whole blocks.
+    pub(crate) chunk_bytes: usize,
+    /// Files in flight, at most the slots of the lane.
+    pub(crate) window: usize,
+    /// Whether to tell every digest.
+    pub(crate) digests: bool,
+    /// Whether to hash everything here as well and compare.
+    pub(crate) check: bool,
+    /// What to do while nothing comes back.
+    pub(crate) idle: IdleStrategy,
+    /// When to stop waiting.
+    pub(crate) patience: Patience,
+}
+
+/// When the sidecar is given up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Patience {
+    /// It answered nothing for so long, alive or not.
+    Silent(Duration),
+    /// There was none for so long. One that lives may take its time; the next one on the same files goes on.
+    Down(Duration),
+}
+
+/// All of one producer's work. What there is to say goes through `tell`.
 #[derive(Debug)]
-pub(crate) struct Hashing {
+pub(crate) struct Hashing<T> {
     client: Client,
+    tell: T,
+    options: HashingOptions,
     files: std::iter::Enumerate<std::vec::IntoIter<PathBuf>>,
     /// Files in flight by slot of the window.
     open: Vec<Option<Open>>,
@@ -44,7 +71,6 @@ pub(crate) struct Hashing {
     /// One request: header and chunk.
     request: Vec<u8>,
     idle: Idle,
-    digests: bool,
     counts: Counts,
     times: Times,
 }
@@ -57,7 +83,7 @@ struct Open {
     /// The most bytes it may turn out to have.
     bytes_max: u64,
     chain: Chain,
-    check: Sha256,
+    check: Option<Sha256>,
     chunk: usize,
     last: bool,
 }
@@ -68,30 +94,24 @@ struct Answer {
     result: Result<Midstate, String>,
 }
 
-impl Hashing {
+impl<T: FnMut(Line) -> std::io::Result<()>> Hashing<T> {
     /// Nothing is read or submitted yet.
-    pub(crate) fn new(
-        client: Client,
-        files: Vec<PathBuf>,
-        chunk_bytes: usize,
-        window: usize,
-        digests: bool,
-        idle: IdleStrategy,
-    ) -> Self {
+    pub(crate) fn new(client: Client, files: Vec<PathBuf>, options: HashingOptions, tell: T) -> Self {
         Self {
             client,
+            tell,
             files: files.into_iter().enumerate(),
-            open: std::iter::repeat_with(|| None).take(window).collect(),
+            open: std::iter::repeat_with(|| None).take(options.window).collect(),
             in_flight: 0,
-            request: vec![0; size_of::<Header>() + chunk_bytes],
-            idle: Idle::new(idle),
-            digests,
+            request: vec![0; size_of::<Header>() + options.chunk_bytes],
+            idle: Idle::new(options.idle),
+            options,
             counts: Counts::default(),
             times: Times::default(),
         }
     }
 
-    /// Hashes everything; the last line comes back, the ones before it are said.
+    /// Hashes everything; the last line comes back, the ones before it are told.
     pub(crate) fn run(mut self) -> Result<Line, GaveUp> {
         let began_at_ns = now_ns();
         let mut told = Instant::now();
@@ -102,7 +122,7 @@ impl Hashing {
             let answer = self.collect()?;
             self.take(answer)?;
             if self.counts.tasks.is_multiple_of(256) && told.elapsed() >= PROGRESS {
-                say(&Line::Progress(self.counts))?;
+                (self.tell)(Line::Progress(self.counts))?;
                 told = Instant::now();
             }
         }
@@ -112,10 +132,10 @@ impl Hashing {
     /// Puts the first chunk of the next file that can be read into flight.
     fn open_next(&mut self, slot: usize) -> Result<(), GaveUp> {
         while let Some((number, path)) = self.files.next() {
-            let open = Open::new(number, &path).and_then(|open| self.submit_next(slot, open));
+            let open = Open::new(number, &path, self.options.check).and_then(|open| self.submit_next(slot, open));
             match open {
                 Ok(()) => return Ok(()),
-                Err(Stop::Skip(why)) => say(&Line::Skipped { file: number, why })?,
+                Err(Stop::Skip(why)) => (self.tell)(Line::Skipped { file: number, why })?,
                 Err(Stop::GiveUp(gave_up)) => return Err(gave_up),
             }
         }
@@ -132,10 +152,12 @@ impl Hashing {
             return Err(Stop::Skip("goes on far past the size it had when it was opened".to_owned()));
         }
         let chunk = chunk.get(..open.chunk).unwrap_or_default();
-        open.check.update(chunk);
+        if let Some(check) = &mut open.check {
+            check.update(chunk);
+        }
         header.copy_from_slice(bytemuck::bytes_of(&open.chain.header(open.last)));
         let request = self.request.get(..size_of::<Header>() + open.chunk).unwrap_or_default();
-        let descriptor = TaskDescriptor::new(SHA256_BLOCK).user_data(slot as u64);
+        let descriptor = TaskDescriptor::new(self.options.handler).user_data(slot as u64);
         self.client.try_submit(&descriptor, request).map_err(|error| self.give_up(&error))?;
         self.in_flight += 1;
         if let Some(place) = self.open.get_mut(slot) {
@@ -147,7 +169,7 @@ impl Hashing {
     /// Waits for the next completion.
     fn collect(&mut self) -> Result<Answer, GaveUp> {
         let mut misses = 0u32;
-        let mut silent_since = None;
+        let mut since = None;
         loop {
             match self.client.try_collect() {
                 Ok(Some(completion)) => {
@@ -171,11 +193,35 @@ impl Hashing {
             }
             self.idle.miss();
             misses += 1;
-            if misses.is_multiple_of(MISSES) && silent_since.get_or_insert_with(Instant::now).elapsed() > SILENCE {
-                let why = format!("the sidecar answered nothing for {} s", SILENCE.as_secs());
-                return Err(GaveUp { why, lost: self.in_flight });
+            if misses.is_multiple_of(MISSES) {
+                self.look_after_sidecar(&mut since)?;
             }
         }
+    }
+
+    /// Gives up if the sidecar is past patience; `since` is when a wait for it began.
+    #[cold]
+    fn look_after_sidecar(&self, since: &mut Option<Instant>) -> Result<(), GaveUp> {
+        let why = match self.options.patience {
+            _ if self.client.state() == LaneStatus::Lost => "the instance was discarded meanwhile".to_owned(),
+            Patience::Silent(most) if since.get_or_insert_with(Instant::now).elapsed() > most => {
+                format!("the sidecar answered nothing for {} s", most.as_secs())
+            }
+            Patience::Silent(_) => return Ok(()),
+            Patience::Down(_) if self.client.is_executor_alive() => {
+                *since = None;
+                return Ok(());
+            }
+            Patience::Down(most) if since.get_or_insert_with(Instant::now).elapsed() > most => {
+                let instance = self.client.instance();
+                format!(
+                    "the sidecar has been down for {} s; start it with: executord run {instance}, then hash again",
+                    most.as_secs()
+                )
+            }
+            Patience::Down(_) => return Ok(()),
+        };
+        Err(GaveUp { why, lost: self.in_flight })
     }
 
     /// Goes on with the file that was answered, or with the next one.
@@ -189,7 +235,7 @@ impl Hashing {
             open.chain.advance(midstate, open.chunk, open.last).map_err(|error| error.to_string())
         });
         if let Err(why) = advanced {
-            say(&Line::Mismatched { file: number, why })?;
+            (self.tell)(Line::Mismatched { file: number, why })?;
             return self.open_next(slot);
         }
         let Some(digest) = open.chain.digest() else {
@@ -197,22 +243,23 @@ impl Hashing {
                 Ok(()) => Ok(()),
                 Err(Stop::GiveUp(gave_up)) => Err(gave_up),
                 Err(Stop::Skip(why)) => {
-                    say(&Line::Skipped { file: number, why })?;
+                    (self.tell)(Line::Skipped { file: number, why })?;
                     self.open_next(slot)
                 }
             };
         };
         let bytes = open.chain.length();
-        let expected = open.check.finalize();
-        if digest[..] == expected[..] {
+        let expected = open.check.map(Sha256::finalize);
+        let wrong = expected.filter(|expected| digest[..] != expected[..]);
+        if let Some(expected) = wrong {
+            let why = format!("the chain says {}, the check says {}", hex(&digest), hex(&expected));
+            (self.tell)(Line::Mismatched { file: number, why })?;
+        } else {
             self.counts.files += 1;
             self.counts.bytes += bytes;
-            if self.digests {
-                say(&Line::Digest { file: number, sha256: hex(&digest) })?;
+            if self.options.digests {
+                (self.tell)(Line::Digest { file: number, sha256: hex(&digest) })?;
             }
-        } else {
-            let why = format!("the chain says {}, the check says {}", hex(&digest), hex(&expected));
-            say(&Line::Mismatched { file: number, why })?;
         }
         self.open_next(slot)
     }
@@ -244,7 +291,7 @@ impl From<GaveUp> for Stop {
 
 impl Open {
     /// Opens a file that is still a regular one: since it was found, a link or a pipe may have taken its name.
-    fn new(number: usize, path: &Path) -> Result<Self, Stop> {
+    fn new(number: usize, path: &Path, check: bool) -> Result<Self, Stop> {
         let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
         let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
         let facts = file.metadata()?;
@@ -252,7 +299,8 @@ impl Open {
             return Err(Stop::Skip("no longer a regular file".to_owned()));
         }
         let bytes_max = facts.len().saturating_add(GROWTH);
-        Ok(Self { number, file, bytes_max, chain: Chain::default(), check: Sha256::new(), chunk: 0, last: false })
+        let check = check.then(Sha256::new);
+        Ok(Self { number, file, bytes_max, chain: Chain::default(), check, chunk: 0, last: false })
     }
 }
 

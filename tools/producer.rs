@@ -15,11 +15,13 @@ use executor_shm::InstanceName;
 use crate::cli::{ProduceArgs, Work};
 use crate::exit::{FAILED, one_line};
 use crate::floor;
-use crate::handlers::ECHO;
-use crate::hashing::Hashing;
+use crate::handlers::{ECHO, SHA256_BLOCK};
+use crate::hashing::{Hashing, HashingOptions, Patience};
 use crate::lines::{Line, say};
 use crate::processes::end_with_parent;
 
+/// Without any completion for so long, the sidecar is given up. The demo starts a dead one again well before.
+const SILENCE: Duration = Duration::from_secs(30);
 /// How long it waits for the demo's sidecar.
 const CONNECT: Duration = Duration::from_secs(10);
 /// Trips of either kind in one turn: some 20 to 50 ms.
@@ -54,8 +56,18 @@ pub(crate) fn produce(arguments: &ProduceArgs) -> ExitCode {
         Work::PingPong { here, there } => ping_pong((*here, *there)),
         Work::UnixSocket { here, there } => unix_socket((*here, *there)),
         Work::Echo { instance, cpu } => echo(instance, *cpu),
-        Work::Hash { instance, cpu, chunk, window, digests } => connect(instance, *cpu)
-            .and_then(|client| Hashing::new(client, read_paths()?, *chunk, *window, *digests, idle()).run()),
+        Work::Hash { instance, cpu, chunk, window, digests } => connect(instance, *cpu).and_then(|client| {
+            let options = HashingOptions {
+                handler: SHA256_BLOCK,
+                chunk_bytes: *chunk,
+                window: *window,
+                digests: *digests,
+                check: true,
+                idle: idle(),
+                patience: Patience::Silent(SILENCE),
+            };
+            Hashing::new(client, read_paths()?, options, |line| say(&line)).run()
+        }),
     };
     let line = match done {
         Ok(line) => line,

@@ -1,12 +1,12 @@
 //! The demo's result, for people and for programs. Pure: numbers in, text out.
 
-use std::ffi::OsString;
 use std::fmt::Write;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
 use crate::lines::Counts;
+use crate::sums::{printable, sum_line};
 use crate::times::{Percentiles, Times};
 use crate::units::{bytes, count, counted, nanoseconds, per_second};
 
@@ -100,25 +100,7 @@ impl Report {
 
     /// The digests as `sha256sum` prints them: bytes of paths as they are, save those it escapes.
     pub(crate) fn to_sums(&self) -> Vec<u8> {
-        use std::os::unix::ffi::OsStrExt;
-        let mut sums = Vec::new();
-        for (path, digest) in &self.digests {
-            let path = path.as_os_str().as_bytes();
-            let escaped = path.iter().any(|byte| matches!(byte, b'\\' | b'\n' | b'\r'));
-            sums.extend(escaped.then_some(b'\\'));
-            sums.extend(digest.as_bytes());
-            sums.extend(b"  ");
-            for &byte in path {
-                match byte {
-                    b'\\' => sums.extend(b"\\\\"),
-                    b'\n' => sums.extend(b"\\n"),
-                    b'\r' => sums.extend(b"\\r"),
-                    byte => sums.push(byte),
-                }
-            }
-            sums.push(b'\n');
-        }
-        sums
+        self.digests.iter().flat_map(|(path, digest)| sum_line(path, digest)).collect()
     }
 
     /// All but the first paragraph, for people.
@@ -229,10 +211,4 @@ fn list(text: &mut String, title: &str, named: &[Named]) {
     if named.len() > SHOWN {
         let _ = writeln!(text, "  and {} more; --json names all", named.len() - SHOWN);
     }
-}
-
-/// A path that cannot play tricks on a terminal.
-fn printable(path: &std::path::Path) -> String {
-    let path: OsString = path.into();
-    path.to_string_lossy().chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect()
 }

@@ -12,6 +12,7 @@ use crate::config_view::view;
 use crate::demo::demo;
 use crate::exit::{FAILED, USAGE, failed, print};
 use crate::handlers::builtin;
+use crate::hash::hash;
 use crate::producer::produce;
 use crate::run::{RunError, run};
 use crate::settings::Settings;
@@ -26,6 +27,11 @@ pub fn stock() -> ExitCode {
             Ok(true) => ExitCode::SUCCESS,
             Ok(false) => ExitCode::from(FAILED),
             Err(error) => failed("executord", &error, FAILED),
+        },
+        Ok(Cli { command: Command::Hash(arguments) }) => match hash(&arguments) {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::from(FAILED),
+            Err(error) => failed("executord", &error, error.exit_code()),
         },
         Ok(Cli { command: Command::Produce(arguments) }) => produce(&arguments),
         Ok(Cli { command: Command::Demo(arguments) }) => match demo(&arguments) {

@@ -2,7 +2,9 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test program uses its part")]
 
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -34,6 +36,37 @@ pub fn instance(what: &str) -> InstanceName {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let name = format!("test-{what}-{}-{}", std::process::id(), NEXT.fetch_add(1, Relaxed));
     InstanceName::new(&name).unwrap()
+}
+
+/// A folder that goes with its test.
+pub struct Folder(pub PathBuf);
+
+impl Folder {
+    pub fn new(what: &str) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let unique = format!("executord-{what}-{}-{}", std::process::id(), NEXT.fetch_add(1, Relaxed));
+        let path = std::env::temp_dir().join(unique);
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    pub fn write(&self, name: impl AsRef<Path>, bytes: usize) {
+        let data: Vec<u8> = (0..bytes).map(|i| (i * 131 + i / 251 + bytes) as u8).collect();
+        fs::write(self.0.join(name), data).unwrap();
+    }
+
+    /// Files of zeros that cost no disk.
+    pub fn fill(&self, files: u32, bytes: u64) {
+        for number in 0..files {
+            File::create(self.0.join(format!("zeros-{number}"))).unwrap().set_len(bytes).unwrap();
+        }
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
 }
 
 /// Files in `/dev/shm` whose name has `part` in it.

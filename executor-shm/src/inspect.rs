@@ -231,6 +231,11 @@ impl Inspector {
         self.workers().into_iter().filter_map(|worker| worker.cpu).collect()
     }
 
+    /// How often these files were started.
+    pub fn epoch(&self) -> u64 {
+        self.status.load(status::EPOCH)
+    }
+
     /// Everything, copied now.
     pub fn look(&self) -> Inspection {
         let words = &self.status;
@@ -240,7 +245,7 @@ impl Inspector {
             alive: self.is_alive(),
             state: table::load_state(words),
             nonce: words.load(header::NONCE),
-            epoch: words.load(status::EPOCH),
+            epoch: self.epoch(),
             generation: words.load(status::GENERATION),
             pid: words.load(status::PID),
             created_at_ns: words.load(header::CREATED_AT),
