@@ -9,6 +9,7 @@ use executor_shm::InstanceName;
 use crate::exit::CODES;
 use crate::hash::HashArgs;
 use crate::settings::{SETTINGS, Settings, parse_buffer};
+use crate::load::LoadArgs;
 use crate::units::{parse_bytes, parse_time};
 
 /// A shared-memory task executor: serve handlers to other processes, or see it at work.
@@ -47,6 +48,13 @@ pub(crate) enum Command {
            executord clean orders --discard   accepted tasks are given up, producers are told",
     ))]
     Clean(CleanArgs),
+    /// Measure latency and throughput of a running instance.
+    #[command(after_help = after_help(crate::load::EXAMPLES) + "\n  130  interrupted, what was measured is printed")]
+    #[command(after_long_help = format!(
+        "{}\n  130  interrupted, what was measured is printed\n\n{}",
+        after_help(crate::load::EXAMPLES), crate::load::KEYS,
+    ))]
+    Load(LoadArgs),
     /// Hash files by a running instance and print the lines that `sha256sum -c` reads.
     #[command(after_help = after_help(crate::hash::EXAMPLES))]
     Hash(HashArgs),

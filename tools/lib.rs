@@ -22,6 +22,7 @@ mod hash;
 mod hashing;
 mod lines;
 mod notify;
+mod load;
 mod plan;
 mod processes;
 mod producer;

@@ -13,6 +13,7 @@ use crate::demo::demo;
 use crate::exit::{FAILED, USAGE, failed, print};
 use crate::handlers::builtin;
 use crate::hash::hash;
+use crate::load::load;
 use crate::producer::produce;
 use crate::run::{RunError, run};
 use crate::settings::Settings;
@@ -31,6 +32,10 @@ pub fn stock() -> ExitCode {
         Ok(Cli { command: Command::Hash(arguments) }) => match hash(&arguments) {
             Ok(true) => ExitCode::SUCCESS,
             Ok(false) => ExitCode::from(FAILED),
+            Err(error) => failed("executord", &error, error.exit_code()),
+        },
+        Ok(Cli { command: Command::Load(arguments) }) => match load(&arguments) {
+            Ok(code) => ExitCode::from(code),
             Err(error) => failed("executord", &error, error.exit_code()),
         },
         Ok(Cli { command: Command::Produce(arguments) }) => produce(&arguments),

@@ -3,7 +3,7 @@
 use executor_core::histogram::{BUCKETS, HistogramSnapshot, bucket_of};
 use serde::{Deserialize, Serialize};
 
-/// Durations in nanoseconds, counted in the executor's histogram buckets (3 % wide), the longest kept exactly.
+/// Durations in one unit, for the demo nanoseconds, counted in the executor's histogram buckets (3 % wide), the longest kept exactly.
 ///
 /// On the pipe: the longest, then each bucket that is not empty with its count.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,10 +51,22 @@ impl Samples {
         self.max = self.max.max(other.max);
     }
 
+    /// Whether nothing was counted.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.counts.is_empty()
+    }
+
+    /// The duration that this share of all do not exceed; for 1.0 the longest exactly; 0 if nothing was counted.
+    pub(crate) fn quantile(&self, share: f64) -> u64 {
+        if share >= 1.0 {
+            return self.max;
+        }
+        HistogramSnapshot::from_buckets(self.counts.iter().copied()).quantile(share).unwrap_or(0).min(self.max)
+    }
+
     /// The percentiles; all 0 if nothing was counted.
     pub(crate) fn percentiles(&self) -> Percentiles {
-        let snapshot = HistogramSnapshot::from_buckets(self.counts.iter().copied());
-        let at = |share| snapshot.quantile(share).unwrap_or(0).min(self.max);
+        let at = |share| self.quantile(share);
         Percentiles { p50: at(0.5), p90: at(0.9), p99: at(0.99), p999: at(0.999), max: self.max }
     }
 }
