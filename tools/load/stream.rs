@@ -20,7 +20,7 @@ const PROBE_NS: u64 = 1_000_000;
 /// How long after the end an open loop may still send what was due before it: scheduling is no overload.
 const GRACE_NS: u64 = 100_000_000;
 /// How long an interrupted stream waits for answers.
-const LAST_CALL_NS: u64 = 200_000_000;
+const LAST_CALL_NS: u64 = 1_000_000_000;
 
 /// When tasks are sent.
 #[derive(Clone, Copy, Debug)]
