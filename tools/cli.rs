@@ -8,9 +8,9 @@ use executor_shm::InstanceName;
 
 use crate::exit::CODES;
 use crate::hash::HashArgs;
-use crate::settings::{SETTINGS, Settings, parse_buffer};
 use crate::load::LoadArgs;
-use crate::units::{parse_bytes, parse_time};
+use crate::settings::{SETTINGS, Settings, parse_buffer};
+use crate::units::parse_bytes;
 
 /// A shared-memory task executor: serve handlers to other processes, or see it at work.
 #[derive(Debug, Parser)]

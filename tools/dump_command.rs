@@ -8,7 +8,7 @@ mod support;
 use std::process::Stdio;
 
 use executor_client::TaskDescriptor;
-use executord::handlers::{ECHO, SPIN, SPIN_NS_MAX};
+use executord::handlers::{ECHO, SPIN, SPIN_NS_MAX, SUM};
 use serde_json::Value;
 use support::{Sidecar, assert_refused, eventually, files_with, instance, json_of, shm_dump};
 
@@ -90,12 +90,71 @@ fn a_crashed_instance_tells_which_task_was_running_and_what_waits() {
 }
 
 #[test]
+fn the_last_tasks_of_a_lane_are_told_as_they_are_living_and_dead() {
+    let mut sidecar = Sidecar::start(&instance("records"), &[]);
+    let name = sidecar.instance.to_string();
+    let mut client = sidecar.connect();
+    let lane = client.lane_number();
+    for (handler, length) in [(ECHO, 8), (ECHO, 40), (SUM, 9)] {
+        client.try_submit(&TaskDescriptor::new(handler), &vec![0; length]).unwrap();
+        eventually("an answer", || client.try_collect().unwrap().is_some());
+    }
+    client.try_submit(&TaskDescriptor::new(SPIN), &SPIN_NS_MAX.to_le_bytes()).unwrap();
+    client.try_submit(&TaskDescriptor::new(4000), &[]).unwrap();
+    eventually("a task in flight", || show(&name)["lanes"][lane as usize]["in_flight"] != Value::Null);
+    let records = |last: &str| {
+        let lane = lane.to_string();
+        let output = shm_dump().args(["records", &name, "--lane", &lane, "--last", last, "--json"]).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        json_of(&output)
+    };
+    let of_lane = |records: &Value| records["lanes"][0]["tasks"].as_array().unwrap().clone();
+    let tasks = of_lane(&records("4"));
+    let told = |key: &str| tasks.iter().map(|task| task[key].clone()).collect::<Vec<Value>>();
+    assert_eq!(told("position"), [1, 2, 3, 4]);
+    assert_eq!(told("phase"), ["ended", "ended", "in_flight", "waiting"]);
+    assert_eq!(told("handler"), [Value::from("echo"), "sum".into(), "spin".into(), Value::Null]);
+    assert_eq!(
+        (told("handler_id")[3].clone(), told("request_bytes")),
+        (4000.into(), [40, 9, 8, 0].map(Value::from).into())
+    );
+    assert_eq!(told("status"), [Value::from("done"), "failed".into(), Value::Null, Value::Null]);
+    assert_eq!(told("response_bytes")[0], 40);
+    assert_eq!(told("attempt"), [1.into(), 1.into(), Value::Null, Value::Null]);
+    assert_eq!(told("task_id")[0], format!("{lane}/1"));
+    let at = |task: usize, key: &str| tasks[task][key].as_u64();
+    for task in [0, 1] {
+        let stamps = ["submitted_at_ns", "started_at_ns", "completed_at_ns"].map(|key| at(task, key).unwrap());
+        assert!(stamps.is_sorted(), "{stamps:?}");
+        assert!(at(task, "queue_ns").is_some() && at(task, "run_ns").is_some());
+    }
+    assert!(at(2, "started_at_ns") >= at(2, "submitted_at_ns") && at(2, "completed_at_ns").is_none());
+    assert!(at(3, "submitted_at_ns").is_some() && at(3, "started_at_ns").is_none());
+    assert_eq!(of_lane(&records("1000")).len(), 5);
+    let text = text_of(&["records", &name]);
+    for part in ["alive", "in flight", "waits", "the handler failed", "unknown 4000", " ago", "no tasks"] {
+        assert!(text.contains(part), "{text}\n does not say {part}");
+    }
+    sidecar.crash();
+    let before = files_with(&name);
+    assert_eq!(of_lane(&records("4")), tasks, "a death changes no record");
+    assert!(text_of(&["records", &name]).contains("was in flight"));
+    assert_eq!(files_with(&name), before, "looking changes nothing");
+}
+
+#[test]
 fn what_cannot_be_shown_is_refused_in_one_line_with_the_cure() {
     let refused = |arguments: &[&str]| shm_dump().args(arguments).output().unwrap();
     assert_refused(&refused(&["show", instance("none").as_str()]), 1, "shm-dump list");
-    assert_refused(&refused(&["shw"]), 2, "list and show");
+    assert_refused(&refused(&["shw"]), 2, "list, show and records");
     assert_refused(&refused(&["show", "a.b"]), 2, "letters, digits");
     assert_refused(&refused(&["list", "--jsno"]), 2, "--json");
+    assert_refused(&refused(&["records", instance("none").as_str()]), 1, "shm-dump list");
+    assert_refused(&refused(&["records", "--last", "0"]), 2, "--last");
+    assert_refused(&refused(&["show", "--last", "3"]), 2, "view records");
+    assert_refused(&refused(&["list", "--lane", "3"]), 2, "view records");
+    let sidecar = Sidecar::start(&instance("lanes"), &[]);
+    assert_refused(&refused(&["records", sidecar.instance.as_str(), "--lane", "99"]), 1, "no lane 99");
 }
 
 #[test]

@@ -50,7 +50,7 @@ pub(crate) fn shown_json(view: &Inspection) -> Value {
                 "gone": handler.row.gone,
                 "request_bytes_min": handler.row.request_bytes.0,
                 "request_bytes_max": handler.row.request_bytes.1,
-                "tasks": handler.by_status.iter().sum::<u64>(),
+                "tasks": handler.by_status.iter().fold(0, |sum: u64, count| sum.saturating_add(*count)),
                 "by_status": by_status(&handler.by_status),
                 "queue_ns": percentiles(view, &handler.queue),
                 "run_ns": percentiles(view, &handler.run),
@@ -116,6 +116,7 @@ fn lane_json(view: &Inspection, lane: &LaneView) -> Value {
         "completed": lane.completed,
         "depth": lane.depth,
         "in_flight": in_flight,
+        "unreadable": lane.unreadable,
         "not_done": by_status(&lane.by_status),
         "total_ns": percentiles(view, &lane.total),
     })

@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use comfy_table::{CellAlignment, Table, presets};
 use executor_core::Status;
+use executor_core::cpu::cpu_list;
 use executor_core::histogram::HistogramSnapshot;
 use executor_shm::inspect::{HandlerView, InFlightView, Inspection, LaneView, Listed};
 use executor_shm::state::LaneState;
@@ -17,9 +18,6 @@ const NONE: &str = "-";
 
 /// One line for each instance; `now` in nanoseconds since 1970.
 pub(crate) fn listed_text(listed: &[Listed], now: u64) -> String {
-    if listed.is_empty() {
-        return "no instance in /dev/shm; start one with: executord run\n".to_owned();
-    }
     let mut table = table(["instance", "is", "pid", "started", "lanes", "in use", "waiting", "tasks", "size"], 2);
     let mut unreadable = String::new();
     for one in listed {
@@ -96,8 +94,12 @@ pub(crate) fn shown_text(view: &Inspection, now: u64) -> String {
         lanes.add_row(lane_row(view, lane));
     }
     let _ = write!(text, "\n{}", lines(&lanes));
-    if view.lanes.iter().any(|lane| lane.started.is_none()) {
-        text.push_str("'-' for positions: only the sidecar's user may read them\n");
+    for (why, lanes) in unreadable(view) {
+        let _ = writeln!(text, "'-' for positions of lane {lanes}: {why}");
+    }
+    if view.alive.is_none() {
+        let tasks = counted(unanswered(view), "task");
+        let _ = writeln!(text, "\na copy: {tasks} unanswered when it was made, as far as its files tell");
     }
     if view.alive == Some(false) {
         let _ = writeln!(
@@ -111,6 +113,19 @@ pub(crate) fn shown_text(view: &Inspection, now: u64) -> String {
         );
     }
     text
+}
+
+/// Why positions are unknown, and of which lanes.
+fn unreadable(view: &Inspection) -> Vec<(&str, String)> {
+    let mut reasons: Vec<(&str, Vec<u32>)> = Vec::new();
+    for lane in &view.lanes {
+        let Some(why) = lane.unreadable.as_deref() else { continue };
+        match reasons.iter_mut().find(|(known, _)| *known == why) {
+            Some((_, lanes)) => lanes.push(lane.lane),
+            None => reasons.push((why, vec![lane.lane])),
+        }
+    }
+    reasons.into_iter().map(|(why, lanes)| (why, cpu_list(&lanes))).collect()
 }
 
 fn head(view: &Inspection, now: u64) -> String {
@@ -201,7 +216,7 @@ fn in_flight(view: &Inspection, task: InFlightView) -> String {
     format!("{}: {handler}{since}", count(task.position))
 }
 
-fn life(view: &Inspection) -> String {
+pub(crate) fn life(view: &Inspection) -> String {
     let state = view.state.map_or("damaged", |state| state.name());
     match view.alive {
         Some(true) if state == "running" => "alive".to_owned(),
@@ -244,7 +259,7 @@ fn ago(now: u64, then: u64) -> String {
 }
 
 /// A table without borders; columns from `numbers` on stand to the right.
-fn table<const N: usize>(titles: [&str; N], numbers: usize) -> Table {
+pub(crate) fn table<const N: usize>(titles: [&str; N], numbers: usize) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(titles);
     for column in table.column_iter_mut() {
@@ -256,7 +271,7 @@ fn table<const N: usize>(titles: [&str; N], numbers: usize) -> Table {
     table
 }
 
-fn lines(table: &Table) -> String {
+pub(crate) fn lines(table: &Table) -> String {
     table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 

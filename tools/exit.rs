@@ -33,7 +33,12 @@ pub(crate) fn one_line(error: &dyn Error) -> String {
         }
         next = error.source();
     }
-    line.replace('\n', "; ")
+    one_line_of(&line)
+}
+
+/// Text without line breaks.
+pub(crate) fn one_line_of(text: &str) -> String {
+    text.replace('\n', "; ")
 }
 
 /// Writes to standard output. A reader that has gone is no mistake of ours, so nothing comes back.

@@ -4,7 +4,8 @@
 //! `status` and `journal` are unlinked only while they are the inodes held; lane files have names with a nonce, which
 //! nobody else can hold. Making files is the work of module `draft`.
 
-use std::fs::File;
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -103,8 +104,17 @@ impl FromStr for InstanceName {
 ///
 /// The directory cannot be read.
 pub fn instances() -> std::io::Result<Vec<InstanceName>> {
+    instances_in(Path::new(DIRECTORY))
+}
+
+/// The same for copies in another folder.
+///
+/// # Errors
+///
+/// The folder cannot be read.
+pub(crate) fn instances_in(directory: &Path) -> std::io::Result<Vec<InstanceName>> {
     let mut names = Vec::new();
-    for entry in std::fs::read_dir(DIRECTORY)? {
+    for entry in std::fs::read_dir(directory)? {
         let entry = entry?.file_name();
         let name = entry.to_str().and_then(|name| name.strip_prefix(PREFIX));
         let name = name.and_then(|rest| rest.strip_suffix(".status").or_else(|| rest.strip_suffix(".journal")));
@@ -129,8 +139,18 @@ pub(crate) fn list(instance: &InstanceName) -> std::io::Result<Vec<String>> {
     Ok(names)
 }
 
+/// Where a file is by its name; the name of a copy elsewhere is its absolute path, which stays as it is.
 pub(crate) fn path(name: &str) -> PathBuf {
     Path::new(DIRECTORY).join(name)
+}
+
+/// What messages call a file: its name in `/dev/shm`, its absolute path elsewhere.
+pub(crate) fn name_in(directory: &Path, name: &str) -> String {
+    if directory == Path::new(DIRECTORY) {
+        return name.to_owned();
+    }
+    let path = directory.join(name);
+    std::path::absolute(&path).unwrap_or(path).display().to_string()
 }
 
 /// Why a file could not be made, opened or believed.
@@ -151,7 +171,7 @@ pub enum FileError {
         free: u64,
     },
     /// The kernel refused.
-    #[error("cannot {verb} /dev/shm/{name}")]
+    #[error("cannot {verb} {}", path(name).display())]
     Refused {
         /// What was tried.
         verb: &'static str,
@@ -164,7 +184,7 @@ pub enum FileError {
     #[error(transparent)]
     Map(#[from] MapError),
     /// The file is not what its name says.
-    #[error("/dev/shm/{name} is not a file of this executor: {what}")]
+    #[error("{} is not a file of this executor: {what}", path(name).display())]
     Foreign {
         /// The file.
         name: String,
@@ -173,8 +193,9 @@ pub enum FileError {
     },
     /// The two builds cannot talk. Restart the older side, or give the instance up.
     #[error(
-        "/dev/shm/{name} speaks ABI {found} and has {lanes} lanes, this build speaks {expected}; \
-         restart the older side, or give what it holds up with: executord clean --discard"
+        "{} speaks ABI {found} and has {lanes} lanes, this build speaks {expected}; \
+         restart the older side, or give what it holds up with: executord clean --discard",
+        path(name).display()
     )]
     AbiMismatch {
         /// The file.
@@ -354,13 +375,21 @@ pub(crate) fn prove(words: &impl Words, name: &str, kind: Kind, nonce: u64) -> R
     Ok(header)
 }
 
-/// Opens a file for reading from an open directory entry, for tools that look at copies.
+/// Maps a file for reading, for tools that only look; it may be a copy. Nothing but a regular file is mapped.
 pub(crate) fn map_path(path: &Path) -> Result<ReadWords, FileError> {
-    let name = path.display().to_string();
+    let directory = path.parent().unwrap_or(Path::new(""));
+    let name = name_in(directory, &path.file_name().unwrap_or_default().to_string_lossy());
     let source = |source| FileError::Refused { verb: "open", name: name.clone(), source };
-    let file = File::open(path).map_err(source)?;
-    let bytes = file.metadata().map_err(source)?.len() as usize;
-    Ok(ReadWords::new(ReadMapping::open(&file, &name, bytes)?))
+    // A pipe of this name must not keep anybody waiting.
+    let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path).map_err(source)?;
+    let facts = file.metadata().map_err(source)?;
+    if !facts.is_file() {
+        return Err(FileError::Foreign { name, what: "it is no regular file".to_owned() });
+    }
+    if facts.len() == 0 {
+        return Err(FileError::Foreign { name, what: "it is empty".to_owned() });
+    }
+    Ok(ReadWords::new(ReadMapping::open(&file, &name, facts.len() as usize)?))
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 //! A view is a copy made while its writers may be at work: every number is whole, and numbers beside each other may be
 //! from slightly different moments. Where two of them would contradict each other the later one is clamped.
 
+mod records;
+
 use std::path::{Path, PathBuf};
 
 use executor_core::Clock;
@@ -18,12 +20,14 @@ use crate::state::{InstanceState, LaneState};
 use crate::status::{self as table, HandlerRow, Placement};
 use crate::words::Words;
 
+pub use records::{LaneRecords, Phase, TaskRow, TaskView};
+
 /// Why an instance cannot be looked at.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InspectError {
     /// There are no files of this name. `shm-dump list` shows which there are.
-    #[error("there is no instance {instance} in {directory}; shm-dump list shows which there are")]
+    #[error("there is no instance {instance} in {directory}; shm-dump list{} shows which there are", from(directory))]
     Missing {
         /// The instance.
         instance: InstanceName,
@@ -36,6 +40,11 @@ pub enum InspectError {
     /// A size in `status` is impossible.
     #[error(transparent)]
     Geometry(#[from] GeometryError),
+}
+
+/// How `shm-dump` is told where to look.
+fn from(directory: &str) -> String {
+    if directory == DIRECTORY { String::new() } else { format!(" --from {directory}") }
 }
 
 /// One worker as it stands.
@@ -110,6 +119,8 @@ pub struct LaneView {
     pub depth: Option<u64>,
     /// The task in flight.
     pub in_flight: Option<InFlightView>,
+    /// Why positions and the task in flight are unknown: one clause; `None` where they are known.
+    pub unreadable: Option<String>,
     /// Tasks that did not end as Done, by status byte, over all owners.
     pub by_status: [u64; COUNTS],
     /// From submit to end, in ticks, over all owners.
@@ -164,8 +175,16 @@ pub struct Inspector {
     directory: PathBuf,
     status: ReadWords,
     life: Option<crate::lock::LockFile>,
-    journal: Option<ReadWords>,
+    /// Or why it cannot be read.
+    journal: Result<ReadWords, String>,
     geometry: Geometry,
+}
+
+/// The files of one lane.
+#[derive(Debug)]
+struct LaneFiles {
+    sq: ReadWords,
+    cq: ReadWords,
 }
 
 impl Inspector {
@@ -193,7 +212,7 @@ impl Inspector {
     /// See [`InspectError`].
     pub fn open_copy(instance: &InstanceName, directory: &Path) -> Result<Self, InspectError> {
         let path = directory.join(instance.status());
-        if !path.exists() {
+        if !path.exists() && !directory.join(instance.journal()).exists() {
             let directory = directory.display().to_string();
             return Err(InspectError::Missing { instance: instance.clone(), directory });
         }
@@ -206,19 +225,40 @@ impl Inspector {
         status: ReadWords,
         life: Option<crate::lock::LockFile>,
     ) -> Result<Self, InspectError> {
-        let name = instance.status();
-        Header::load(&status, &name, Kind::Status)?;
+        let name = files::name_in(directory, &instance.status());
+        let head = Header::load(&status, &name, Kind::Status)?;
         let geometry = Geometry::load(&status);
         geometry.check()?;
         if geometry.status_bytes() > status.len() * 8 {
             let what = "its length does not fit its sizes".to_owned();
             return Err(FileError::Foreign { name, what }.into());
         }
-        let journal = files::map_path(&directory.join(instance.journal())).ok().filter(|journal| {
-            journal.len() * 8 >= geometry.journal_bytes()
-                && Header::load(journal, &instance.journal(), Kind::Journal).is_ok()
-        });
-        Ok(Self { instance: instance.clone(), directory: directory.to_owned(), status, life, journal, geometry })
+        let (instance, directory) = (instance.clone(), directory.to_owned());
+        let journal = Err(String::new());
+        let mut this = Self { instance, directory, status, life, journal, geometry };
+        let journal = this.file(&this.instance.journal(), Kind::Journal, head.nonce, geometry.journal_bytes());
+        this.journal = journal.map_err(|error| one_line(&error));
+        Ok(this)
+    }
+
+    /// Maps a file of the instance and checks that it is what its name says.
+    fn file(&self, name: &str, kind: Kind, nonce: u64, bytes: usize) -> Result<ReadWords, FileError> {
+        let words = files::map_path(&self.directory.join(name))?;
+        let name = files::name_in(&self.directory, name);
+        files::prove(&words, &name, kind, nonce)?;
+        if words.len() * 8 < bytes {
+            return Err(FileError::Foreign { name, what: "its length does not fit the instance's sizes".to_owned() });
+        }
+        Ok(words)
+    }
+
+    fn lane_files(&self, lane: u32, nonce: u64) -> Result<LaneFiles, String> {
+        let instance = self.status.load(header::NONCE);
+        let file =
+            |name: String, kind, bytes| self.file(&name, kind, instance, bytes).map_err(|error| one_line(&error));
+        let sq = file(self.instance.sq(lane, nonce), Kind::Sq, self.geometry.sq_bytes())?;
+        let cq = file(self.instance.cq(lane, nonce), Kind::Cq, self.geometry.cq_bytes())?;
+        Ok(LaneFiles { sq, cq })
     }
 
     /// Whether a sidecar holds the life lock; `None` for a copy.
@@ -332,6 +372,7 @@ impl Inspector {
             completed: None,
             depth: None,
             in_flight: None,
+            unreadable: None,
             by_status: std::array::from_fn(|code| self.meter(at + code)),
             total: self.histogram(at + COUNTS),
         };
@@ -339,20 +380,14 @@ impl Inspector {
             let probe = files::open(&self.instance.sq(lane, row.word.nonce()), OFlag::O_RDONLY);
             view.attached = probe.ok().and_then(|lock| lock.is_write_locked().ok());
         }
-        self.positions(lane, &mut view);
+        view.unreadable = self.positions(lane, &mut view).err();
         Some(view)
     }
 
     /// Positions and the task in flight, from the three files that only the same user may read.
-    fn positions(&self, lane: u32, view: &mut LaneView) {
-        let map = |name: String, kind, bytes| {
-            let words = files::map_path(&self.directory.join(&name)).ok()?;
-            (words.len() * 8 >= bytes && Header::load(&words, &name, kind).is_ok()).then_some(words)
-        };
-        let Some(journal) = &self.journal else { return };
-        let sq = map(self.instance.sq(lane, view.nonce), Kind::Sq, self.geometry.sq_bytes());
-        let cq = map(self.instance.cq(lane, view.nonce), Kind::Cq, self.geometry.cq_bytes());
-        let (Some(sq), Some(cq)) = (sq, cq) else { return };
+    fn positions(&self, lane: u32, view: &mut LaneView) -> Result<(), String> {
+        let journal = self.journal.as_ref().map_err(String::clone)?;
+        let LaneFiles { sq, cq } = self.lane_files(lane, view.nonce)?;
         let slot = |position: u64| sq_words::SLOTS + (position & self.geometry.mask()) as usize * WORDS;
         let lines = self.geometry.journal_lane(lane);
         let started = journal.load_commit(lines + COMMIT);
@@ -378,6 +413,7 @@ impl Inspector {
         view.depth = Some(depth.count() as u64);
         view.started = Some(started);
         view.completed = Some(completed);
+        Ok(())
     }
 
     /// The completion of `position` in lane `lane` with this nonce, if its slot still holds it.
@@ -406,13 +442,39 @@ pub struct Listed {
 ///
 /// The folder cannot be read.
 pub fn list() -> std::io::Result<Vec<Listed>> {
-    Ok(files::instances()?
-        .into_iter()
-        .map(|instance| {
-            let view = Inspector::open(&instance).map(|inspector| Box::new(inspector.look()));
-            Listed { instance, view }
-        })
-        .collect())
+    Ok(listed(files::instances()?, Inspector::open))
+}
+
+/// All instances of which there are copies in another folder.
+///
+/// # Errors
+///
+/// The folder cannot be read.
+pub fn list_copies(directory: &Path) -> std::io::Result<Vec<Listed>> {
+    Ok(listed(files::instances_in(directory)?, |instance| Inspector::open_copy(instance, directory)))
+}
+
+fn listed(names: Vec<InstanceName>, open: impl Fn(&InstanceName) -> Result<Inspector, InspectError>) -> Vec<Listed> {
+    let look = |instance| {
+        let view = open(&instance).map(|inspector| Box::new(inspector.look()));
+        Listed { instance, view }
+    };
+    names.into_iter().map(look).collect()
+}
+
+/// An error with its causes, without the number of a system error.
+fn one_line(error: &FileError) -> String {
+    let mut line = error.to_string();
+    let mut next = std::error::Error::source(error);
+    while let Some(cause) = next {
+        let text = cause.to_string();
+        let text = text.split(" (os error").next().unwrap_or_default();
+        if !line.ends_with(text) {
+            line = format!("{line}: {text}");
+        }
+        next = cause.source();
+    }
+    line
 }
 
 /// CPUs that workers of living instances are pinned to, as far as this user may see.

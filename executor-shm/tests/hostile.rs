@@ -320,6 +320,7 @@ proptest! {
             prop_assert!(trust > 2);
             let seen = inspector.look();
             prop_assert_eq!(seen.alive, Some(false));
+            prop_assert!(inspector.records(None, 100).is_some());
             prop_assert!(seen.lanes.len() <= 1024 && seen.handlers.len() <= 4096 && seen.workers.len() <= 64);
         }
     }
@@ -386,6 +387,7 @@ fn serve_damaged(damage: impl FnOnce(&Files)) {
     // Whoever only looks must get through as well.
     if let Ok(inspector) = Inspector::open(&files.0) {
         let _ = inspector.look();
+        let _ = inspector.records(None, 100);
     }
     for position in 0..3 {
         let _ = producer.look(position);
