@@ -308,6 +308,29 @@ fn a_stop_serves_all_that_was_accepted_before_it() {
     }
 }
 
+#[test]
+fn a_second_signal_ends_a_stop_that_waits_and_loses_nothing() {
+    let instance = TestInstance::new("hurried");
+    let _latch = instance.latch("held");
+    let mut sidecar = process::sidecar(SIDECAR, &instance, &["--drain-seconds", "3600"]);
+    let mut client = connect(&instance);
+    let mut held = submit(&mut client, SLOW, b"held");
+    let mut behind = submit(&mut client, ECHO, b"behind it");
+    assert_eq!(sidecar.line(), "entered held 1");
+    let begun = Instant::now();
+    // Signals close together count as one, so it is asked until it has heard a second one.
+    while client.is_executor_alive() {
+        assert!(begun.elapsed() < FAIL_SAFE, "the sidecar does not end");
+        sidecar.terminate();
+        std::thread::yield_now();
+    }
+    let (lines, status) = sidecar.rest();
+    assert_eq!((lines.len(), status.code()), (0, Some(130)));
+    let _next = process::sidecar(SIDECAR, &instance, &[]);
+    assert_eq!(end(&mut client, &mut held), (KILLED, 1));
+    assert_eq!(end(&mut client, &mut behind), (Status::Done, 1));
+}
+
 /// Connects a producer, lets it submit `count` counting tasks, and returns it with their ids.
 fn owner(instance: &TestInstance, count: usize) -> (Process, Vec<u64>) {
     let mut producer = process::producer(PRODUCER, instance);

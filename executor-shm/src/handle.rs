@@ -210,8 +210,9 @@ impl SidecarHandle {
         Ok(StopReport { stats: self.stats(), ending })
     }
 
-    /// Blocks SIGTERM and SIGINT in this thread and waits for one of them, then stops with manners. A second signal
-    /// ends the process at once with exit code 130; what was accepted is in the files for the next start.
+    /// Blocks SIGTERM and SIGINT in this thread and waits for one of them, then stops with manners. A second signal,
+    /// 200 ms later or more, ends the process at once with exit code 130; what was accepted is in the files for the next
+    /// start.
     ///
     /// A signal that comes between the start and this call ends the process as by default; to close that gap make
     /// [`StopSignals`] before the start and use [`run_until`](Self::run_until).
@@ -257,7 +258,7 @@ impl SidecarHandle {
     ) -> Result<StopReport, StopError> {
         let ended = Arc::clone(&self.ended);
         let after = || interval.and_then(|interval| Instant::now().checked_add(interval));
-        let (mut stopping, mut tick) = (false, after());
+        let (mut stopping, mut tick) = (None, after());
         loop {
             match signals.wait(ended.as_fd(), tick).map_err(StopError::Signals)? {
                 Waited::Other => return self.wait(),
@@ -265,10 +266,11 @@ impl SidecarHandle {
                     called(&self, Moment::Tick);
                     tick = after();
                 }
+                Waited::Signal if stopping.is_some_and(|first| is_same_stop(first, Instant::now())) => {}
                 // Asked twice: whoever asks has a reason. Everything accepted is in the files for the next start.
-                Waited::Signal if stopping => std::process::exit(130),
+                Waited::Signal if stopping.is_some() => std::process::exit(130),
                 Waited::Signal => {
-                    stopping = true;
+                    stopping = Some(Instant::now());
                     self.stop();
                     called(&self, Moment::Stopping);
                 }
@@ -277,11 +279,31 @@ impl SidecarHandle {
     }
 }
 
+/// Signals this close together ask for one stop: `timeout` sends its signal to the process and to its group, and a
+/// terminal's Ctrl-C may come beside a supervisor's.
+const ONE_STOP: Duration = Duration::from_millis(200);
+
+fn is_same_stop(first: Instant, now: Instant) -> bool {
+    now.saturating_duration_since(first) < ONE_STOP
+}
+
 impl Drop for SidecarHandle {
     fn drop(&mut self) {
         if self.keeper.is_some() && self.generation == fork_generation() {
             self.stop();
             let _ = self.wait();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_close_together_ask_for_one_stop() {
+        let first = Instant::now();
+        assert!(is_same_stop(first, first) && is_same_stop(first, first + Duration::from_millis(199)));
+        assert!(!is_same_stop(first, first + ONE_STOP));
     }
 }
