@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 
 mod crowd;
+mod frame;
 mod payloads;
 mod report;
 mod sidecar;
@@ -18,10 +19,10 @@ use std::process::ExitCode;
 use clap::Parser;
 use executor_core::Registry;
 use executor_core::registry::RegistryError;
-use executord::floor::two_cpus;
 use serde_json::{Value, json};
 
 use crowd::{IDLE_LANES, PRODUCERS};
+use frame::outcome;
 use payloads::{Path, SIZES};
 use report::{Figure, Goal, Side, circumstances, median, rounded, table};
 use sidecar::{end_on_signals, serve_if_asked};
@@ -77,27 +78,11 @@ fn main() -> ExitCode {
     if let Some(code) = serve_if_asked(registry) {
         return code;
     }
-    match run(&Options::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprint!("error: {error}");
-            let mut source = error.source();
-            while let Some(cause) = source {
-                eprint!(": {cause}");
-                source = cause.source();
-            }
-            eprintln!();
-            ExitCode::FAILURE
-        }
-    }
+    outcome(run(&Options::parse()))
 }
 
 fn run(options: &Options) -> Result<(), Box<dyn Error>> {
-    let cpus = match options.cpus[..] {
-        [] => two_cpus()?,
-        [producer, sidecar] => (producer, sidecar),
-        _ => return Err("--cpus takes two numbers, as in --cpus 0,1".into()),
-    };
+    let cpus = frame::cpus(&options.cpus)?;
     if cpus.0 == cpus.1 {
         return Err("this bench needs two CPUs: on one it would measure the scheduler".into());
     }

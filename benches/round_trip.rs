@@ -7,6 +7,7 @@
 #![deny(unsafe_code)]
 
 mod course;
+mod frame;
 mod report;
 mod sidecar;
 mod sum;
@@ -17,10 +18,11 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use executor_core::ClockSource;
-use executord::floor::{CAPACITY, two_cpus};
+use executord::floor::CAPACITY;
 use serde_json::{Value, json};
 
 use course::{Course, registry, sides_in_turn};
+use frame::outcome;
 use report::{Figure, Goal, Side, circumstances, median, rounded, table};
 use sidecar::{end_on_signals, serve_if_asked};
 
@@ -64,27 +66,11 @@ fn main() -> ExitCode {
     if let Some(code) = serve_if_asked(registry) {
         return code;
     }
-    match run(&Options::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprint!("error: {error}");
-            let mut source = error.source();
-            while let Some(cause) = source {
-                eprint!(": {cause}");
-                source = cause.source();
-            }
-            eprintln!();
-            ExitCode::FAILURE
-        }
-    }
+    outcome(run(&Options::parse()))
 }
 
 fn run(options: &Options) -> Result<(), Box<dyn Error>> {
-    let cpus = match options.cpus[..] {
-        [] => two_cpus()?,
-        [producer, sidecar] => (producer, sidecar),
-        _ => return Err("--cpus takes two numbers, as in --cpus 0,1".into()),
-    };
+    let cpus = frame::cpus(&options.cpus)?;
     let course = Course { cpus, round_trips: options.round_trips, tasks: options.tasks, batch: options.batch };
     let circumstances = circumstances("round_trip");
     end_on_signals()?;
