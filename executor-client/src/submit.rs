@@ -220,6 +220,7 @@ impl Client {
     /// # Errors
     ///
     /// As [`try_submit`](Self::try_submit).
+    #[inline]
     pub fn request(&mut self, task: &TaskDescriptor, length: usize) -> Result<RequestLoan<'_>, SubmitError> {
         if length > self.request_limit() {
             return Err(self.too_long(task, length));
@@ -240,6 +241,7 @@ pub struct RequestLoan<'a> {
 
 impl<'a> RequestLoan<'a> {
     /// The payload's bytes. What they hold at first is arbitrary: an earlier task's payload, or zeros.
+    #[inline]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         if self.length <= INLINE_PAYLOAD {
             self.inline.get_mut(..self.length).unwrap_or_default()
@@ -250,18 +252,21 @@ impl<'a> RequestLoan<'a> {
 
     /// Submits the task with what is in the loan now, stamped now; it is collected by
     /// [`try_collect`](Client::try_collect).
+    #[inline]
     pub fn submit(self) -> TaskId {
         let (client, position) = self.push(Note::Plain);
         client.task_id(position)
     }
 
     /// As [`submit`](Self::submit), with a ticket.
+    #[inline]
     pub fn submit_ticket(self) -> Ticket {
         let (client, position) = self.push(Note::Ticket);
         let abandoned = Arc::clone(&client.abandoned);
         Ticket { task_id: client.task_id(position), position, abandoned, taken: false }
     }
 
+    #[inline(always)]
     fn push(self, note: Note) -> (&'a mut Client, u64) {
         let mut record = self.client.record(&self.task, self.length);
         if self.length <= INLINE_PAYLOAD {
