@@ -5,6 +5,8 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::path::PathBuf;
 
+use nix::sys::signal::{Signal, raise};
+
 use executor_shm::core::{Handler, Registry, RegistryError, TaskError, TaskSpec};
 
 /// Answers with its payload.
@@ -29,6 +31,10 @@ pub const SIZED: u32 = 9;
 pub const FLIP: u32 = 10;
 /// [`Same`].
 pub const SAME: u32 = 11;
+/// Tells `crashing ATTEMPT`, then ends its process in the [`Crash`] its payload names; must not run twice.
+pub const CRASH: u32 = 12;
+/// As [`CRASH`], idempotent.
+pub const CRASH_IDEMPOTENT: u32 = 13;
 /// No handler has it.
 pub const UNKNOWN: u32 = 4000;
 
@@ -36,6 +42,38 @@ pub const UNKNOWN: u32 = 4000;
 pub const FAILURE: &str = "no such order";
 /// The text of a panic.
 pub const PANIC_TEXT: &str = "the handler broke";
+
+/// What a handler can do to its process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Crash {
+    /// `abort`.
+    Abort,
+    /// A segmentation fault, by a stack that is used up.
+    Overflow,
+    /// A signal that the thread sends itself.
+    Illegal,
+}
+
+/// Uses up the stack.
+#[allow(unconditional_recursion, reason = "it is to have no end")]
+fn overflow(depth: &[u64; 64]) -> u64 {
+    std::hint::black_box(depth)[0] + overflow(&std::hint::black_box([depth[1]; 64])) + depth[2]
+}
+
+impl Crash {
+    /// All of them, with the signal that its process ends by.
+    pub const ALL: [(Self, Signal); 3] =
+        [(Self::Abort, Signal::SIGABRT), (Self::Overflow, Signal::SIGABRT), (Self::Illegal, Signal::SIGILL)];
+
+    fn happen(self) {
+        match self {
+            Self::Abort => std::process::abort(),
+            Self::Overflow => drop(std::hint::black_box(overflow(&[0; 64]))),
+            Self::Illegal => drop(raise(Signal::SIGILL)),
+        }
+    }
+}
 
 /// Adds two numbers.
 #[derive(Debug)]
@@ -101,6 +139,14 @@ pub fn registry(
         Ok(())
     };
     let again = slow.clone();
+    let told = tell.clone();
+    let end = move |way: &[u8], attempt: u16| -> Result<(), TaskError> {
+        told(format_args!("crashing {attempt}"));
+        let crash = Crash::ALL.iter().find(|(crash, _)| way == [*crash as u8]);
+        crash.ok_or_else(|| TaskError::new("no such crash"))?.0.happen();
+        Ok(())
+    };
+    let end_again = end.clone();
     let handlers = [
         Handler::new(ECHO, "echo", |_, request, response| {
             response.write(request);
@@ -131,6 +177,11 @@ pub fn registry(
         Handler::new(SIZED, "sized", |_, _, _| Ok(())).request_bytes(8..=8),
         Handler::typed::<Flip>(|_, truth| Ok(!truth)),
         Handler::typed::<Same>(|_, byte| Ok(*byte)),
+        Handler::new(CRASH, "crash", move |context, request, _| end(request, context.attempt())),
+        Handler::new(CRASH_IDEMPOTENT, "crash-idempotent", move |context, request, _| {
+            end_again(request, context.attempt())
+        })
+        .idempotent(),
     ];
     let mut builder = Registry::builder();
     for handler in handlers {

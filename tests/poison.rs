@@ -9,7 +9,7 @@ use std::time::Instant;
 use executor_client::{Client, LaneStatus, Status, SubmitError, TaskDescriptor, WaitError};
 use executor_shm::layout::lane::SLOTS;
 use executor_tests::FAIL_SAFE;
-use executor_tests::handlers::{ECHO, SLOW};
+use executor_tests::handlers::{ECHO, SLOW, SLOW_IDEMPOTENT};
 use executor_tests::instance::TestInstance;
 use executor_tests::process;
 
@@ -91,4 +91,72 @@ fn a_wait_for_a_task_that_was_damaged_ends_and_says_so() {
         let other = connect(&instance);
         other.lane_number() == lane
     });
+}
+
+/// Cuts a file of a lane to nothing, as any process of its user can.
+fn truncate(instance: &TestInstance, lane: u32, kind: &str) {
+    let lane = format!(".lane-{lane}-");
+    let name = instance.files().into_iter().find(|name| name.contains(&lane) && name.ends_with(kind)).unwrap();
+    std::fs::File::options().write(true).open(format!("/dev/shm/{name}")).unwrap().set_len(0).unwrap();
+}
+
+#[test]
+fn a_truncated_lane_harms_its_own_producer_alone() {
+    for kind in [".sq", ".cq"] {
+        let instance = TestInstance::new("truncated");
+        let latch = instance.latch("held");
+        let mut sidecar = process::sidecar(SIDECAR, &instance, &["--capacity", "16"]);
+        let (mut victim, mut client) = (connect(&instance), connect(&instance));
+        let mut running = client.submit_ticket(&TaskDescriptor::new(SLOW), b"held").unwrap();
+        assert_eq!(sidecar.line(), "entered held 1");
+        let mut waiting = client.submit_ticket(&ECHOED, b"behind it").unwrap();
+        truncate(&instance, client.lane_number(), kind);
+        latch.open();
+        until("the lane is poisoned", || client.state() == LaneStatus::Poisoned);
+        echo(&mut victim);
+        if kind == ".sq" {
+            // What was read before is answered, what was not is told to be lost.
+            let completion = client.wait_timeout(&mut running, FAIL_SAFE).unwrap();
+            assert_eq!(completion.status(), Status::Done);
+            assert_eq!(client.wait_timeout(&mut waiting, FAIL_SAFE).unwrap_err(), WaitError::Damaged);
+            drop(client);
+        } else {
+            // This process maps the file as well: a load would end it.
+            std::mem::forget(client);
+        }
+        echo(&mut victim);
+        sidecar.terminate();
+        assert!(sidecar.rest().1.success());
+    }
+}
+
+#[test]
+fn a_free_lane_that_is_truncated_is_made_anew() {
+    let instance = TestInstance::new("truncated-free");
+    let _sidecar = process::sidecar(SIDECAR, &instance, &["--lanes", "1"]);
+    for length in [0, 1 << 20] {
+        truncate(&instance, 0, ".sq");
+        let name = instance.files().into_iter().find(|name| name.ends_with(".sq")).unwrap();
+        std::fs::File::options().write(true).open(format!("/dev/shm/{name}")).unwrap().set_len(length).unwrap();
+        echo(&mut connect(&instance));
+    }
+}
+
+#[test]
+fn a_task_in_flight_whose_payload_is_gone_says_so() {
+    let instance = TestInstance::new("payload-lost");
+    instance.latch("held");
+    let long = [b'h'; 100];
+    let mut sidecar = process::sidecar(SIDECAR, &instance, &[]);
+    let mut client = connect(&instance);
+    instance.latch(std::str::from_utf8(&long).unwrap());
+    let mut running = client.submit_ticket(&TaskDescriptor::new(SLOW_IDEMPOTENT), &long).unwrap();
+    assert!(sidecar.line().starts_with("entered"));
+    let position = 1;
+    scribble(&instance, client.lane_number(), position, 77); // poisons it
+    until("the lane is poisoned", || client.state() == LaneStatus::Poisoned);
+    sidecar.kill();
+    let _sidecar = process::sidecar(SIDECAR, &instance, &[]);
+    let completion = client.wait_timeout(&mut running, FAIL_SAFE).unwrap();
+    assert_eq!(completion.status(), Status::Interrupted(executor_shm::core::status::Interrupted::PayloadLost));
 }

@@ -15,10 +15,12 @@ use executor_tests::{builds, handlers};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl::set_pdeathsig;
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 
 fn main() -> ExitCode {
     set_pdeathsig(Signal::SIGKILL).unwrap(); // a test that is killed leaves no process
+    setrlimit(Resource::RLIMIT_CORE, 0, 0).unwrap(); // handlers crash on purpose
     let standard = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         if info.payload_as_str() != Some(PANIC_TEXT) {

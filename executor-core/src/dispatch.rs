@@ -317,7 +317,11 @@ fn judge<L: Lane>(
     clock: &Clock,
 ) -> Option<Status> {
     if let Some(reason) = served.lane.poison() {
-        return Some(if attempt == 1 { Status::Poisoned(reason) } else { Status::Interrupted(Interrupted::Attempts) });
+        return Some(match reason {
+            reason if attempt == 1 => Status::Poisoned(reason),
+            Poison::Damaged => Status::Interrupted(Interrupted::PayloadLost),
+            _ => Status::Interrupted(Interrupted::Attempts),
+        });
     }
     let Some(row) = row else {
         return Some(unknown(attempt));

@@ -492,7 +492,8 @@ fn a_poisoned_lane_runs_nothing() {
             script.world.poison.set(Some(poison));
         });
         let poisoned = (Status::Poisoned(poison), 0);
-        assert_eq!(outcomes, [(Status::Interrupted(Interrupted::Attempts), 1), poisoned, poisoned]);
+        let lost = if poison == Poison::Damaged { Interrupted::PayloadLost } else { Interrupted::Attempts };
+        assert_eq!(outcomes, [(Status::Interrupted(lost), 1), poisoned, poisoned]);
     }
 }
 

@@ -206,8 +206,10 @@ impl Instance {
     ///
     /// # Errors
     ///
-    /// The files of a FREE lane could not be opened or believed, for another reason than that they are being replaced.
+    /// The files of a FREE lane could not be opened or believed, for another reason than that they are being replaced, and
+    /// no other lane was to be had. Where that is [damage](FileError::is_damage), housekeeping makes them anew.
     pub fn claim(&self, wish: Wish) -> Result<Option<Claim>, FileError> {
+        let mut damage = None;
         for lane in 0..self.geometry.lanes {
             let row = table::load_lane(&self.status, &self.geometry, lane);
             if row.word.state() != Some(LaneState::Free) {
@@ -220,11 +222,12 @@ impl Instance {
                 }
                 Ok(None) => {}
                 Err(error) if error.is_missing() => {} // replaced between the two looks
+                Err(error) if error.is_damage() => damage = Some(error),
                 Err(error) => return Err(error),
             }
         }
         self.wake_housekeeping(); // it makes lanes faster than in its own time
-        Ok(None)
+        damage.map_or(Ok(None), Err)
     }
 
     fn claim_lane(&self, lane: u32, word: LaneWord, wish: Wish) -> Result<Option<Claim>, FileError> {

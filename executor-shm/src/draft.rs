@@ -4,14 +4,14 @@
 //! replacing nothing: nobody ever sees half a file, and a full `/dev/shm` is an error here and not a SIGBUS later.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags};
 use nix::sys::stat::Mode;
 
-use crate::files::{
-    FileError, Header, InstanceName, free_bytes, map_for_reading, map_for_writing, open, path, random, unlink,
-};
+use crate::files::{FileError, Header, InstanceName, free_bytes, map_for_reading, open, path, random, unlink};
 use crate::layout::{Geometry, Kind};
 use crate::lock::LockFile;
 use crate::mapped::{ReadWords, WriteWords};
@@ -89,11 +89,14 @@ pub(crate) fn create_lane(
     let cq = draft(Kind::Cq, geometry.cq_bytes())?;
     let sq = draft(Kind::Sq, geometry.sq_bytes())?;
     let (cq_name, sq_name) = (instance.cq(lane, lane_nonce), instance.sq(lane, lane_nonce));
+    let poison = Arc::default();
+    cq.words.guard(&poison);
     let (cq, _) = cq.publish(&cq_name)?;
     // Mapped for reading before anybody can write to it: from its naming on the producer is its only writer.
     let read = map_for_reading(&sq.lock, &sq_name)?;
+    read.guard(&poison);
     let (_, sq_lock) = sq.publish(&sq_name)?;
-    Ok(LaneFiles { sq: read, cq, sq_lock })
+    Ok(LaneFiles { sq: read, cq, sq_lock, poison })
 }
 
 /// The files of one lane as the sidecar holds them.
@@ -103,6 +106,8 @@ pub(crate) struct LaneFiles {
     pub(crate) cq: WriteWords,
     /// For probing and, at a reset, taking the producer's lock; opened writable for that alone.
     pub(crate) sq_lock: LockFile,
+    /// The lane's poison word, which a truncated file of it raises (see [`sigbus`](crate::sigbus)).
+    pub(crate) poison: Arc<AtomicU32>,
 }
 
 /// Opens the files of a lane that the journal names.
@@ -115,8 +120,12 @@ pub(crate) fn open_lane(
 ) -> Result<LaneFiles, FileError> {
     let (cq_name, sq_name) = (instance.cq(lane, lane_nonce), instance.sq(lane, lane_nonce));
     let sq_lock = open(&sq_name, OFlag::O_RDWR)?;
+    let poison = Arc::default();
+    // Guarded before the first look into either.
     let sq = map_for_reading(&sq_lock, &sq_name)?;
-    let cq = map_for_writing(&cq_name, geometry.cq_bytes(), Kind::Cq, instance_nonce)?;
+    sq.guard(&poison);
+    let cq = WriteWords::new(WriteMapping::open(&cq_name, geometry.cq_bytes())?);
+    cq.guard(&poison);
     for (words, name, kind, bytes) in [
         (&sq as &dyn HeaderWords, &sq_name, Kind::Sq, geometry.sq_bytes()),
         (&cq, &cq_name, Kind::Cq, geometry.cq_bytes()),
@@ -126,7 +135,7 @@ pub(crate) fn open_lane(
             return Err(FileError::Foreign { name: name.clone(), what: "its header names another lane".to_owned() });
         }
     }
-    Ok(LaneFiles { sq, cq, sq_lock })
+    Ok(LaneFiles { sq, cq, sq_lock, poison })
 }
 
 /// Reading a header from either kind of mapping.

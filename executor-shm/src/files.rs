@@ -215,7 +215,7 @@ impl FileError {
     }
 
     /// Whether the file is there and is not what it should be: its own fault, not the system's.
-    pub(crate) fn is_damage(&self) -> bool {
+    pub fn is_damage(&self) -> bool {
         matches!(self, Self::Foreign { .. } | Self::AbiMismatch { .. } | Self::Map(MapError::Size { .. }))
     }
 

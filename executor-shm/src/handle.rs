@@ -59,6 +59,12 @@ pub struct WorkerProgress {
     pub sweeps: u64,
 }
 
+pub(crate) fn read_progress(words: &impl Words, geometry: &Geometry, worker: usize) -> WorkerProgress {
+    let at = geometry.meter() + geometry.meter_layout().worker(worker);
+    let word = |word: WorkerWord| words.load(at + word as usize);
+    WorkerProgress { tasks: word(WorkerWord::Tasks), sweeps: word(WorkerWord::Sweeps) }
+}
+
 /// Why the closure of [`SidecarHandle::run_until_ticking`] is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
@@ -168,14 +174,7 @@ impl SidecarHandle {
         if self.generation != fork_generation() {
             return Vec::new(); // the sidecar is the parent's
         }
-        let layout = self.geometry.meter_layout();
-        let word =
-            |worker, word: WorkerWord| self.status.load(self.geometry.meter() + layout.worker(worker) + word as usize);
-        let of = |worker| WorkerProgress {
-            tasks: word(worker, WorkerWord::Tasks),
-            sweeps: word(worker, WorkerWord::Sweeps),
-        };
-        (0..self.workers).map(of).collect()
+        (0..self.workers).map(|worker| read_progress(&self.status, &self.geometry, worker)).collect()
     }
 
     /// The last thing housekeeping could not do, if any: a full `/dev/shm`, names taken away.

@@ -31,7 +31,9 @@ use executor_core::task::LaneFacts;
 use executor_core::worker::Control;
 
 use crate::draft::LaneFiles;
+use crate::fault::Running;
 use crate::futex;
+use crate::handle::WorkerProgress;
 use crate::lane::{LaneShape, Rerun, WorkerHalf};
 use crate::layout::{journal::k, lane as sq_words, status};
 use crate::lock::LockFile;
@@ -67,6 +69,8 @@ struct Keep {
     sq_lock: Option<LockFile>,
     poison: Arc<AtomicU32>,
     placement: Placement,
+    /// What the worker had done when its files were seen to be broken.
+    broken_since: Option<WorkerProgress>,
     /// A worker has the lane.
     served: bool,
     drain_sent: bool,
@@ -85,6 +89,8 @@ pub(crate) struct Housekeeping {
     pub(crate) clock: Clock,
     pub(crate) generation: u32,
     pub(crate) controls: Vec<Control<ShmLane>>,
+    /// What each worker tells the signal handler of its thread.
+    pub(crate) running: Vec<Arc<Running>>,
     pub(crate) orders: Arc<Orders>,
     pub(crate) drain_time: Duration,
     pub(crate) problem: Arc<std::sync::Mutex<Option<String>>>,
@@ -158,6 +164,10 @@ impl Housekeeping {
     fn tick(&mut self) {
         self.take_back(false);
         for lane in 0..self.lanes.len() {
+            if self.is_broken(lane) {
+                self.give_up(lane);
+                continue;
+            }
             match self.lanes[lane].word.state() {
                 Some(LaneState::Free) if self.lanes[lane].is_taken() => self.activate(lane),
                 // An attacher died between its wish and its first task: the files are no longer pristine.
@@ -257,6 +267,10 @@ impl Housekeeping {
             keep.start,
             Arc::clone(&keep.poison),
         );
+        let half = match self.running.get(keep.placement.worker as usize) {
+            Some(running) => half.telling(running),
+            None => half,
+        };
         let facts = LaneFacts {
             lane: lane as u32,
             base: self.master.journal.load(at + k::BASE),
@@ -331,6 +345,7 @@ impl Keep {
             sq_lock: None,
             poison: Arc::default(),
             placement: Placement::from_word(0),
+            broken_since: None,
             served: false,
             drain_sent: false,
             start: (0, None),
@@ -341,6 +356,8 @@ impl Keep {
         self.sq = Some(files.sq);
         self.cq = Some(files.cq);
         self.sq_lock = Some(files.sq_lock);
+        self.poison = files.poison;
+        self.broken_since = None;
     }
 
     /// Whether somebody else holds the `sq` lock. A probe that fails counts as held: the safe side.

@@ -28,7 +28,9 @@ use executor_core::response::Response;
 use executor_core::status::{Poison, Status};
 use executor_core::view::RequestView;
 
+use crate::fault::Running;
 use crate::layout::{Geometry, journal::k, lane::SLOTS};
+use crate::sigbus::BROKEN;
 use crate::words::{Words, WordsMut};
 
 /// Where things lie in a lane, from private sizes.
@@ -213,6 +215,7 @@ pub struct WorkerHalf<S, C, J> {
     position: u64,
     rerun: Option<Rerun>,
     poison: Arc<AtomicU32>,
+    running: Arc<Running>,
 }
 
 impl<S: Words, C: WordsMut, J: WordsMut> WorkerHalf<S, C, J> {
@@ -226,7 +229,14 @@ impl<S: Words, C: WordsMut, J: WordsMut> WorkerHalf<S, C, J> {
         (position, rerun): (u64, Option<Rerun>),
         poison: Arc<AtomicU32>,
     ) -> Self {
-        Self { sq, cq, journal, lines, shape, position, rerun, poison }
+        Self { sq, cq, journal, lines, shape, position, rerun, poison, running: Arc::default() }
+    }
+
+    /// Tells `running` of each task while it runs, for the signal handler of the worker's thread.
+    #[must_use]
+    pub(crate) fn telling(mut self, running: &Arc<Running>) -> Self {
+        self.running = Arc::clone(running);
+        self
     }
 
     /// Gives the files back.
@@ -292,14 +302,22 @@ impl<S: Words, C: WordsMut, J: WordsMut> Lane for WorkerHalf<S, C, J> {
     fn poison(&self) -> Option<Poison> {
         match self.poison.load(Relaxed) {
             0 => None,
-            code => Some(Poison::from_code(code as u8)),
+            word if word & BROKEN != 0 => Some(Poison::Damaged),
+            word => Some(Poison::from_code(word as u8)),
         }
     }
 
     #[inline(always)]
     fn start(&mut self, attempt: u16, verdict: Option<Status>, started_at: u64) -> bool {
+        // SeqCst: only the compiler is held back. The second look at the poison comes after everything was read from `sq`:
+        // a file that is truncated meanwhile reads as zeros, and what was judged by zeros is not to be answered.
+        compiler_fence(SeqCst);
+        if self.poison.load(Relaxed) != 0 && !matches!(verdict, Some(Status::Poisoned(_) | Status::Interrupted(_))) {
+            return false;
+        }
         if self.rerun.is_some() {
             self.start_again(attempt);
+            self.running.begin(self.lines);
             // SeqCst: only the compiler is held back, as below.
             compiler_fence(SeqCst);
             return true;
@@ -307,6 +325,7 @@ impl<S: Words, C: WordsMut, J: WordsMut> Lane for WorkerHalf<S, C, J> {
         self.journal.store(self.lines + k::VERDICT, verdict_word(verdict));
         self.journal.store(self.lines + k::STARTED_AT, started_at);
         self.journal.commit(self.lines + COMMIT, self.position.wrapping_add(1)); // P3
+        self.running.begin(self.lines);
         // SeqCst: only the compiler is held back here. The handler's effects must not move before STARTED: a kill
         // between them would otherwise leave effects of a task that the journal calls not started.
         compiler_fence(SeqCst);
@@ -341,6 +360,7 @@ impl<S: Words, C: WordsMut, J: WordsMut> Lane for WorkerHalf<S, C, J> {
         let slot = self.shape.slot(self.position);
         self.cq.store_record(slot, &completion.words);
         self.cq.commit(slot + COMMIT, self.position.wrapping_add(1)); // P2
+        self.running.end();
         self.position = self.position.wrapping_add(1);
     }
 

@@ -96,6 +96,20 @@ pub mod journal {
         /// Priority | worker << 8, and when the producer attached in the lane table of `status`.
         pub const PLACEMENT: usize = LINE + 7;
     }
+
+    /// Words of the crash line, counted from the lane's start. A worker that crashes writes the first three, recovery the
+    /// rest; nobody touches the line otherwise.
+    pub mod crash {
+        use super::super::LINE;
+        /// Position + 1 of the task that raised a fatal signal, stored last; 0 none.
+        pub const POSITION: usize = 2 * LINE;
+        /// When, CLOCK_BOOTTIME nanoseconds.
+        pub const AT: usize = 2 * LINE + 1;
+        /// The signal | worker << 8.
+        pub const CAUSE: usize = 2 * LINE + 2;
+        /// When the last crashes were that the lane was charged for, in no order; 0 none.
+        pub const CHARGED: [usize; 3] = [2 * LINE + 4, 2 * LINE + 5, 2 * LINE + 6];
+    }
 }
 
 /// Words of `status` between geometry and tables.
@@ -373,6 +387,8 @@ pub const LAYOUT_HASH: u64 = {
         journal::k::GENERATION,
         journal::k::RESETS,
         journal::k::PLACEMENT,
+        journal::crash::POSITION,
+        journal::crash::CHARGED[2],
         status::CLOCK_SEQUENCE,
         status::NAP,
         status::WORKERS,

@@ -8,6 +8,7 @@
 pub mod attach;
 pub mod clean;
 mod draft;
+pub mod fault;
 pub mod files;
 mod futex;
 pub mod handle;
@@ -22,6 +23,7 @@ mod mapping;
 mod master;
 pub mod recovery;
 pub mod sidecar;
+mod sigbus;
 pub mod signals;
 pub mod state;
 pub mod status;

@@ -9,7 +9,7 @@
 
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use executor_core::record::WORDS;
 
@@ -104,7 +104,7 @@ fn copy_bytes(from: *const u8, into: &mut [u8]) {
 #[derive(Clone, Debug)]
 pub struct ReadWords {
     span: Span,
-    _mapping: Arc<ReadMapping>,
+    mapping: Arc<ReadMapping>,
 }
 
 // SAFETY: the span points into the mapping the value keeps alive, and everything is done through atomic loads.
@@ -121,7 +121,12 @@ impl ReadWords {
     /// All whole words of the mapping.
     pub(crate) fn new(mapping: ReadMapping) -> Self {
         let (base, words) = (mapping.base().cast(), mapping.bytes() / 8);
-        Self { span: Span { base, words }, _mapping: Arc::new(mapping) }
+        Self { span: Span { base, words }, mapping: Arc::new(mapping) }
+    }
+
+    /// Guards the mapping against a truncated file (see [`sigbus`](crate::sigbus)).
+    pub(crate) fn guard(&self, word: &Arc<AtomicU32>) {
+        self.mapping.guard(word);
     }
 
     #[inline(always)]
@@ -153,7 +158,7 @@ impl Words for ReadWords {
 #[derive(Debug)]
 pub struct WriteWords {
     span: Span,
-    _mapping: WriteMapping,
+    mapping: WriteMapping,
 }
 
 // SAFETY: the span points into the mapping the value keeps alive, and everything is done through atomics or `&mut`.
@@ -165,7 +170,12 @@ impl WriteWords {
     /// All whole words of the mapping.
     pub(crate) fn new(mapping: WriteMapping) -> Self {
         let (base, words) = (mapping.base().cast(), mapping.bytes() / 8);
-        Self { span: Span { base, words }, _mapping: mapping }
+        Self { span: Span { base, words }, mapping }
+    }
+
+    /// As [`ReadWords::guard`].
+    pub(crate) fn guard(&self, word: &Arc<AtomicU32>) {
+        self.mapping.guard(word);
     }
 
     /// Shares the block between threads of the writing process, each of which owns other words of it: workers count in

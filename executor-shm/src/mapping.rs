@@ -9,11 +9,14 @@
 
 use std::fs::File;
 use std::ptr::NonNull;
+use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, OnceLock};
 
 use nix::errno::Errno;
 use shared_memory::{Shmem, ShmemConf, ShmemError};
 
 use crate::lock::fork_generation;
+use crate::sigbus::Guard;
 
 /// Why a file could not be mapped.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +49,7 @@ pub(crate) struct WriteMapping {
     base: NonNull<u8>,
     bytes: usize,
     generation: u64,
+    guard: OnceLock<Guard>,
 }
 
 impl std::fmt::Debug for WriteMapping {
@@ -69,7 +73,7 @@ impl WriteMapping {
     /// The kernel refused, or the file has fewer than `expected` bytes.
     pub(crate) fn open(name: &str, expected: usize) -> Result<Self, MapError> {
         let shmem = ShmemConf::new().os_id(format!("/{name}")).open();
-        let mut shmem = shmem.map_err(|error| refused(name, &error))?;
+        let mut shmem = shmem.map_err(|error| refused(name, expected, &error))?;
         shmem.set_owner(false);
         if shmem.len() != expected {
             return Err(MapError::Size { name: name.to_owned(), found: shmem.len(), expected });
@@ -78,7 +82,13 @@ impl WriteMapping {
             return Err(MapError::Size { name: name.to_owned(), found: 0, expected });
         };
         prepare(base, expected, libc::MADV_POPULATE_WRITE);
-        Ok(Self { shmem: Some(shmem), base, bytes: expected, generation: fork_generation() })
+        let guard = OnceLock::new();
+        Ok(Self { shmem: Some(shmem), base, bytes: expected, generation: fork_generation(), guard })
+    }
+
+    /// From here on a truncated file reads as zeros and raises a bit of `word`, in processes that installed the handler.
+    pub(crate) fn guard(&self, word: &Arc<AtomicU32>) {
+        self.guard.get_or_init(|| Guard::new(self.base.as_ptr(), self.bytes, word));
     }
 
     pub(crate) fn base(&self) -> NonNull<u8> {
@@ -95,15 +105,20 @@ impl Drop for WriteMapping {
         if self.generation != fork_generation() {
             // MADV_DONTFORK left this child without the pages; the range may hold something else of its by now.
             std::mem::forget(self.shmem.take());
+            std::mem::forget(self.guard.take()); // its table's lock may have been held at the fork
         }
+        drop(self.guard.take()); // before its range is unmapped
     }
 }
 
-fn refused(name: &str, error: &ShmemError) -> MapError {
+fn refused(name: &str, expected: usize, error: &ShmemError) -> MapError {
     let code = match error {
         ShmemError::MapOpenFailed(code) | ShmemError::MapCreateFailed(code) | ShmemError::UnknownOsError(code) => *code,
         _ => Errno::EIO as u32,
     };
+    if code == Errno::EINVAL as u32 {
+        return MapError::Size { name: name.to_owned(), found: 0, expected }; // what `mmap` says of an empty file
+    }
     MapError::Refused { name: name.to_owned(), source: std::io::Error::from_raw_os_error(code as i32) }
 }
 
@@ -115,6 +130,7 @@ pub(crate) struct ReadMapping {
     base: NonNull<u8>,
     bytes: usize,
     generation: u64,
+    guard: OnceLock<Guard>,
 }
 
 impl ReadMapping {
@@ -134,7 +150,13 @@ impl ReadMapping {
             return Err(MapError::Size { name: name.to_owned(), found: 0, expected });
         };
         prepare(base, found, libc::MADV_POPULATE_READ);
-        Ok(Self { map: Some(map), base, bytes: found, generation: fork_generation() })
+        let guard = OnceLock::new();
+        Ok(Self { map: Some(map), base, bytes: found, generation: fork_generation(), guard })
+    }
+
+    /// As [`WriteMapping::guard`].
+    pub(crate) fn guard(&self, word: &Arc<AtomicU32>) {
+        self.guard.get_or_init(|| Guard::new(self.base.as_ptr(), self.bytes, word));
     }
 
     pub(crate) fn base(&self) -> NonNull<u8> {
@@ -150,7 +172,9 @@ impl Drop for ReadMapping {
     fn drop(&mut self) {
         if self.generation != fork_generation() {
             std::mem::forget(self.map.take()); // as for `WriteMapping`
+            std::mem::forget(self.guard.take());
         }
+        drop(self.guard.take());
     }
 }
 

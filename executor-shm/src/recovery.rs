@@ -2,16 +2,28 @@
 //!
 //! It runs before any dispatch, under the journal's lock, and runs no handler. A kill inside it leaves files that it
 //! judges the same way again.
+//!
+//! # Crash budget
+//! A lane is charged for a task whose worker noted a fatal signal of its own while it ran (see [`fault`](crate::fault)), and
+//! for nothing else: SIGKILL, which anybody may send, charges nobody, and neither does a signal that a handler survived.
+
+use std::time::Duration;
 
 use executor_core::record::{COMMIT, CompletionRecord, DescriptorRecord, WORDS};
 use executor_core::status::{Interrupted, Status};
 
 use crate::lane::Rerun;
-use crate::layout::{Geometry, journal::k, lane::SLOTS};
+use crate::layout::{Geometry, journal::crash, journal::k, lane::SLOTS};
 use crate::words::{Words, WordsMut};
 
 /// Most times a task is run in all.
 pub const ATTEMPTS_MAX: u16 = 2;
+/// Crashes within [`CRASH_WINDOW`] that poison their lane. One task alone cannot reach it: its attempts are fewer.
+pub const CRASHES_MAX: usize = crash::CHARGED.len();
+/// How far apart the first and the last of them may be, by CLOCK_BOOTTIME.
+pub const CRASH_WINDOW: Duration = Duration::from_secs(60);
+
+const _: () = assert!((ATTEMPTS_MAX as usize) < CRASHES_MAX);
 
 /// What recovery needs to know about the task's handler and lane.
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +65,41 @@ pub fn is_unanswered(
     let waiting = sq.load_commit(slot(position) + COMMIT) == position.wrapping_add(1);
     let in_flight = position > 0 && cq.is_none_or(|cq| cq.load(slot(position - 1) + COMMIT) != position);
     waiting || in_flight
+}
+
+/// What a lane was charged for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Charge {
+    /// The signal that the task in flight raised.
+    pub signal: Option<u8>,
+    /// The lane is over its crash budget.
+    pub over_budget: bool,
+}
+
+/// Charges the lane for the crash of its task in flight, if its worker noted one. Once a start, before [`recover`]; a start
+/// that was killed in between charges the same crash again, which counts once.
+pub fn charge(journal: &impl WordsMut, lines: usize, cq: &impl Words, geometry: &Geometry) -> Charge {
+    let committed = journal.load_commit(lines + COMMIT);
+    let slot = SLOTS + (committed.wrapping_sub(1) & geometry.mask()) as usize * WORDS;
+    let is_noted = committed != 0
+        && journal.load_commit(lines + crash::POSITION) == committed
+        && journal.load(lines + k::VERDICT) == 0
+        && cq.load_commit(slot + COMMIT) != committed;
+    if !is_noted {
+        return Charge::default();
+    }
+    let now = journal.load(lines + crash::AT);
+    let mut times = crash::CHARGED.map(|at| journal.load(lines + at));
+    if !times.contains(&now)
+        && let Some((oldest, at)) = times.iter_mut().zip(crash::CHARGED).min_by_key(|(time, _)| **time)
+    {
+        *oldest = now;
+        journal.store(lines + at, now);
+    }
+    let window = CRASH_WINDOW.as_nanos() as u64;
+    // A time of another boot may lie ahead of this one's clock; it is no crash of the last minute.
+    let is_recent = |&time: &u64| time != 0 && time <= now && now - time <= window;
+    Charge { signal: Some(journal.load(lines + crash::CAUSE) as u8), over_budget: times.iter().all(is_recent) }
 }
 
 /// Judges one lane; `lines` is where its lines begin in the journal. `look` is asked about the task in flight only
@@ -100,17 +147,17 @@ pub fn recover(
     }
     .max(1);
     let seen = look(&record);
-    let reason = if seen.poisoned || attempts >= ATTEMPTS_MAX {
+    let bar = if attempts >= ATTEMPTS_MAX {
         Some(Interrupted::Attempts)
     } else if seen.payload_lost {
         Some(Interrupted::PayloadLost)
     } else if seen.handler_changed {
         Some(Interrupted::HandlerChanged)
-    } else if !seen.idempotent {
-        Some(if seen.signal { Interrupted::Signal } else { Interrupted::Killed })
     } else {
-        None
+        (seen.poisoned || !seen.idempotent).then_some(Interrupted::Killed)
     };
+    // Whatever else keeps it from running again, its author wants to hear of the signal.
+    let reason = bar.map(|reason| if seen.signal { Interrupted::Signal } else { reason });
     match reason {
         Some(reason) => publish(Status::Interrupted(reason), attempts),
         None => Recovered { position, rerun: Some(Rerun { attempt: attempts + 1 }), answered: None },

@@ -11,6 +11,7 @@ use executor_core::registry::{Registry, RegistryError, TableError};
 use executor_core::worker::{QUANTUM, Worker, WorkerOptions};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use crate::fault::{self, Running, Witness};
 use crate::files::{FileError, InstanceName, realtime_ns};
 use crate::handle::SidecarHandle;
 use crate::housekeeping::{Housekeeping, Orders};
@@ -194,6 +195,7 @@ impl SidecarBuilder {
     ///
     /// See [`StartError`].
     pub fn start(self) -> Result<SidecarHandle, StartError> {
+        fault::install(); // before any lane is mapped: a truncated file is met while mapping already
         let registry = match self.registry {
             Some(registry) => registry,
             None => Registry::builder().build()?,
@@ -268,6 +270,9 @@ impl SidecarBuilder {
             };
             let (worker, control) = Worker::new(options);
             housekeeping.controls.push(control);
+            let running = Arc::new(Running::default());
+            let witness = Witness::new(housekeeping.master.journal.clone(), Arc::clone(&running), number);
+            housekeeping.running.push(running);
             let line = status::WORKERS + number as usize * LINE;
             status.store(line + status::WORKER_CPU, cpu.map_or(0, |cpu| u64::from(cpu) + 1));
             status.store(line + status::WORKER_IDLE, idle as u64);
@@ -283,7 +288,7 @@ impl SidecarBuilder {
                 let ready = |result: Result<(), &TableError>| {
                     let _ = tell.send(result.map_err(|error| error.clone().into()));
                 };
-                worker.serve(&registry, &since, ready).is_ok()
+                witness.watch(|| worker.serve(&registry, &since, ready).is_ok())
             })?;
             threads.push(thread);
             let died = || StartError::Thread(std::io::Error::other("a worker ended before it was ready"));
@@ -327,7 +332,7 @@ fn spawn<T: Send + 'static>(
     body: impl FnOnce() -> T + Send + 'static,
 ) -> Result<JoinHandle<T>, StartError> {
     let thread = std::thread::Builder::new().name(name.to_owned()).spawn(|| {
-        signals::block_all();
+        signals::block_sent();
         body()
     });
     thread.map_err(StartError::Thread)

@@ -65,7 +65,21 @@ pub(crate) enum Waited {
     Timeout,
 }
 
-/// Blocks all signals in the calling thread: worker and housekeeping threads leave them to the threads of the program.
-pub(crate) fn block_all() {
-    let _ = SigSet::all().thread_block();
+/// Blocks in the calling thread what is sent to the process: worker and housekeeping threads leave that to the threads of
+/// the program. Not what a thread does to itself: the kernel ends a process whose fault finds its signal blocked, whatever
+/// handler there is.
+pub(crate) fn block_sent() {
+    let mut set = SigSet::all();
+    for own in [
+        Signal::SIGSEGV,
+        Signal::SIGBUS,
+        Signal::SIGILL,
+        Signal::SIGFPE,
+        Signal::SIGABRT,
+        Signal::SIGTRAP,
+        Signal::SIGSYS,
+    ] {
+        set.remove(own);
+    }
+    let _ = set.thread_block();
 }

@@ -30,7 +30,7 @@ use executor_shm::{InstanceName, Sidecar};
 /// The version that all numbers of this file belong to.
 const ABI: u32 = 1;
 /// FNV-1a 64 over the offsets and sizes that `layout.rs` lists, one word each.
-const LAYOUT_HASH: u64 = 0xe8e1_642c_97a3_9599;
+const LAYOUT_HASH: u64 = 0x0a2c_e8ad_3d31_3b17;
 /// FNV-1a 64 over `echo`, a zero byte and five zeros of 32 bits.
 const ECHO: u64 = 0xbd25_b140_e585_3cac;
 /// The same over `sized-and-again`, a zero byte, 7 and four zeros.
@@ -80,6 +80,11 @@ fn every_offset_is_where_this_version_has_it() {
         ("journal::k::GENERATION", journal::k::GENERATION, 13),
         ("journal::k::RESETS", journal::k::RESETS, 14),
         ("journal::k::PLACEMENT", journal::k::PLACEMENT, 15),
+        ("journal::crash::POSITION", journal::crash::POSITION, 16),
+        ("journal::crash::AT", journal::crash::AT, 17),
+        ("journal::crash::CAUSE", journal::crash::CAUSE, 18),
+        ("journal::crash::CHARGED[0]", journal::crash::CHARGED[0], 20),
+        ("journal::crash::CHARGED[2]", journal::crash::CHARGED[2], 22),
         ("status::EPOCH", status::EPOCH, 16),
         ("status::GENERATION", status::GENERATION, 17),
         ("status::HANDLERS_USED", status::HANDLERS_USED, 18),

@@ -310,17 +310,18 @@ impl Bench {
                     second if self.life.has_landed("journal", journal::k::ATTEMPTS, again) => second,
                     second => second - 1,
                 };
-                let reason = if attempts >= 2 || seen.poisoned {
+                let bar = if attempts >= 2 {
                     Some(Interrupted::Attempts)
                 } else if seen.payload_lost {
                     Some(Interrupted::PayloadLost)
                 } else if seen.handler_changed {
                     Some(Interrupted::HandlerChanged)
-                } else if !seen.idempotent {
-                    Some(if seen.signal { Interrupted::Signal } else { Interrupted::Killed })
+                } else if seen.poisoned || !seen.idempotent {
+                    Some(Interrupted::Killed)
                 } else {
                     None
                 };
+                let reason = bar.map(|reason| if seen.signal { Interrupted::Signal } else { reason });
                 if self.life.has_landed("cq", slot, position + 1) {
                     self.ended(answer);
                     (position + 1, None)

@@ -1,16 +1,19 @@
-//! POISONED: a lane that is served no more, and the look that finds a damaged one.
+//! POISONED: a lane that is served no more, and the looks that find a damaged one.
 //!
 //! A correct producer stores two values only into the commit word of a slot: none at all in its first lap, and the
 //! position that it submits plus one. Anything else at the position to be served next is somebody's wild write, and the
-//! worker would wait there for ever.
+//! worker would wait there for ever. A file that was truncated reads as zeros and has raised the lane's poison word (see
+//! [`sigbus`](crate::sigbus)).
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{Ordering::Acquire, Ordering::Release};
 
 use executor_core::record::{COMMIT, WORDS};
 use executor_core::status::Poison;
 
 use super::Housekeeping;
-use crate::layout::{Geometry, journal::k, lane::SLOTS, status};
+use crate::handle::read_progress;
+use crate::layout::{Geometry, MAGIC, header, journal::k, lane::SLOTS, status};
+use crate::sigbus::BROKEN;
 use crate::state::LaneState;
 use crate::words::{Words, WordsMut};
 
@@ -20,16 +23,57 @@ impl Housekeeping {
         let at = self.master.geometry.journal_lane(lane as u32);
         let Some(sq) = &self.lanes[lane].sq else { return };
         let Some(position) = damaged_at(&self.master.journal, at, sq, &self.master.geometry) else { return };
+        self.poison_damaged(lane, position);
+        self.tell(&format!("lane {lane} is poisoned: somebody wrote into its submissions at task {position}"));
+    }
+
+    /// Whether a file of the lane was truncated and nothing was done about it yet.
+    pub(super) fn is_broken(&self, lane: usize) -> bool {
+        let keep = &self.lanes[lane];
+        let is_told = || {
+            let gate = self.master.geometry.gate(lane as u32);
+            keep.word.state() == Some(LaneState::Poisoned)
+                && self.master.status.load(gate + status::LANE_DAMAGED_AT) != 0
+        };
+        // Cut off and grown again, a file reads as zeros without a fault. Of a FREE lane nobody else would notice.
+        let is_blank = || {
+            keep.word.state() == Some(LaneState::Free)
+                && keep.sq.as_ref().is_some_and(|sq| sq.load(header::MAGIC) != MAGIC)
+        };
+        keep.word.state() != Some(LaneState::Resetting)
+            && (keep.poison.load(Acquire) & BROKEN != 0 || is_blank())
+            && !is_told()
+    }
+
+    /// Poisons a broken lane, once it is sure at which task: the worker may have read one before the file went and be about
+    /// to start it. Whatever it does next, a task or a look that finds none, it has read the poison word by then.
+    pub(super) fn give_up(&mut self, lane: usize) {
+        let keep = &self.lanes[lane];
+        if keep.served {
+            let worker = keep.placement.worker as usize;
+            let progress = read_progress(&self.master.status, &self.master.geometry, worker);
+            if keep.broken_since.is_none_or(|since| since == progress) {
+                self.lanes[lane].broken_since.get_or_insert(progress);
+                return;
+            }
+        }
+        let position = self.master.journal.load_commit(self.master.geometry.journal_lane(lane as u32) + COMMIT);
+        self.poison_damaged(lane, position);
+        self.tell(&format!(
+            "lane {lane} is poisoned: somebody truncated a file of it; nothing is read from task {position} on"
+        ));
+    }
+
+    fn poison_damaged(&mut self, lane: usize, position: u64) {
         let gate = self.master.geometry.gate(lane as u32);
         self.master.status.store(gate + status::LANE_DAMAGED_AT, position.wrapping_add(1));
         self.poison(lane, Poison::Damaged);
-        self.tell(&format!("lane {lane} is poisoned: somebody wrote into its submissions at task {position}"));
     }
 
     /// any -> POISONED. The state first: whoever is answered `Poisoned` finds it there.
     fn poison(&mut self, lane: usize, reason: Poison) {
         self.set(lane, LaneState::Poisoned, reason.code());
-        self.lanes[lane].poison.store(u32::from(reason.code()), Relaxed);
+        self.lanes[lane].poison.fetch_or(u32::from(reason.code()), Release);
     }
 
     /// POISONED -> RESETTING, once the worker has handed it back and its owner is gone. Of a damaged lane the journal does

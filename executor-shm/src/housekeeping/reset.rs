@@ -1,6 +1,5 @@
 //! RESETTING: a lane's files are replaced, or made for the first time.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use executor_core::record::{COMMIT, WORDS};
@@ -130,7 +129,6 @@ impl Housekeeping {
         keep.start = (0, None);
         keep.served = false;
         keep.drain_sent = false;
-        keep.poison = Arc::default();
         keep.hold(files);
         self.set(lane, LaneState::Free, 0);
         drop(held);

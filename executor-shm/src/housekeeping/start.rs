@@ -5,9 +5,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use executor_core::Clock;
-use executor_core::record::COMMIT;
+use executor_core::record::{COMMIT, INLINE_PAYLOAD};
 use executor_core::registry::Registry;
-use executor_core::status::Status;
+use executor_core::status::{Poison, Status};
 
 use super::{Housekeeping, Keep, Orders};
 use crate::draft;
@@ -33,6 +33,8 @@ pub struct RecoveryReport {
     pub reruns: u32,
     /// Tasks in flight that were answered `Interrupted`.
     pub interrupted: u32,
+    /// Lanes that are poisoned from this start on, because their tasks crashed the sidecar too often.
+    pub poisoned: u32,
 }
 
 impl Housekeeping {
@@ -78,6 +80,15 @@ impl Housekeeping {
                         }
                         Err(error) => return Err(error),
                         Ok(files) => {
+                            let charge = recovery::charge(&master.journal, at, &files.cq, &master.geometry);
+                            if charge.over_budget && state != LaneState::Poisoned {
+                                // The state first, as for every poison: a start killed here finds it and answers alike.
+                                keep.word = keep.word.with(LaneState::Poisoned, Poison::CrashBudget.code());
+                                master.set_lane_word(lane, keep.word);
+                                report.poisoned += 1;
+                            }
+                            let state = keep.word.state().unwrap_or(state);
+                            let damaged = keep.word.reason() == Poison::Damaged.code();
                             let look = |record: &executor_core::record::DescriptorRecord| {
                                 let id = record.handler_id();
                                 let attached = master.journal.load(at + k::GENERATION);
@@ -85,11 +96,13 @@ impl Housekeeping {
                                 let new = new_rows.iter().find(|row| row.id == id);
                                 Circumstances {
                                     poisoned: state == LaneState::Poisoned,
-                                    payload_lost: false,
+                                    payload_lost: state == LaneState::Poisoned
+                                        && damaged
+                                        && record.length() as usize > INLINE_PAYLOAD,
                                     handler_changed: new.is_none_or(|row| u64::from(row.since) > attached || row.gone),
                                     idempotent: old.is_some_and(|row| row.idempotent)
                                         && registry.get(id).is_some_and(executor_core::Handler::is_idempotent),
-                                    signal: false,
+                                    signal: charge.signal.is_some(),
                                 }
                             };
                             let found = recovery::recover(&master.journal, at, &files.cq, &master.geometry, look);
@@ -99,8 +112,8 @@ impl Housekeeping {
                             report.reruns += u32::from(found.rerun.is_some());
                             report.interrupted += u32::from(matches!(found.answered, Some(Status::Interrupted(_))));
                             keep.start = (found.position, found.rerun);
-                            keep.poison.store(u32::from(keep.word.reason()), Relaxed);
                             keep.hold(files);
+                            keep.poison.fetch_or(u32::from(keep.word.reason()), Relaxed);
                         }
                     }
                 }
@@ -117,9 +130,20 @@ impl Housekeeping {
         }
         let problem = Arc::default();
         let (names_seen, reset_again) = (Instant::now(), None);
-        let controls = Vec::new();
-        let this =
-            Self { master, clock, generation, controls, orders, drain_time, problem, lanes, names_seen, reset_again };
+        let (controls, running) = (Vec::new(), Vec::new());
+        let this = Self {
+            master,
+            clock,
+            generation,
+            controls,
+            orders,
+            drain_time,
+            problem,
+            lanes,
+            names_seen,
+            reset_again,
+            running,
+        };
         Ok((this, report))
     }
 }
