@@ -163,3 +163,59 @@ pub fn recover(
         None => Recovered { position, rerun: Some(Rerun { attempt: attempts + 1 }), answered: None },
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::words::HeapWords;
+
+    const GEOMETRY: Geometry =
+        Geometry { capacity: 4, request_bytes: 64, response_bytes: 64, lanes: 1, handlers: 8, workers: 1 };
+    const SECOND: u64 = 1_000_000_000;
+
+    /// The task at `position` is in flight and its worker has noted SIGABRT at `at`.
+    fn crashed(journal: &HeapWords, position: u64, at: u64) {
+        journal.store(COMMIT, position + 1);
+        journal.store(crash::AT, at);
+        journal.store(crash::CAUSE, 6 | 1 << 8);
+        journal.store(crash::POSITION, position + 1);
+    }
+
+    fn charges(times: &[u64]) -> Vec<bool> {
+        let (journal, cq) = (HeapWords::new(64), HeapWords::new(SLOTS + 4 * WORDS));
+        let charge = |(position, &at)| {
+            crashed(&journal, position, at);
+            let first = charge(&journal, 0, &cq, &GEOMETRY);
+            assert_eq!(first.signal, Some(6));
+            assert_eq!(charge(&journal, 0, &cq, &GEOMETRY), first, "a start that begins again charges nothing more");
+            first.over_budget
+        };
+        (0..).zip(times).map(charge).collect()
+    }
+
+    #[test]
+    fn the_third_crash_within_a_minute_is_one_too_many() {
+        assert_eq!(charges(&[5 * SECOND, 35 * SECOND, 65 * SECOND]), [false, false, true]);
+        assert_eq!(charges(&[5 * SECOND, 35 * SECOND, 65 * SECOND + 1]), [false, false, false]);
+        assert_eq!(charges(&[1, 100 * SECOND, 140 * SECOND, 159 * SECOND]), [false, false, false, true]);
+        assert_eq!(charges(&[900 * SECOND, 901 * SECOND, 2 * SECOND]), [false; 3], "two of them of another boot");
+    }
+
+    #[test]
+    fn nobody_is_charged_for_what_was_not_noted_or_did_not_end_the_process() {
+        let (journal, cq) = (HeapWords::new(64), HeapWords::new(SLOTS + 4 * WORDS));
+        assert_eq!(charge(&journal, 0, &cq, &GEOMETRY), Charge::default(), "no task was ever started");
+        journal.store(COMMIT, 1);
+        assert_eq!(charge(&journal, 0, &cq, &GEOMETRY), Charge::default(), "killed");
+        crashed(&journal, 0, 7);
+        journal.store(COMMIT, 2);
+        assert_eq!(charge(&journal, 0, &cq, &GEOMETRY), Charge::default(), "the task before it, long completed");
+        crashed(&journal, 1, 7);
+        cq.store(SLOTS + WORDS + COMMIT, 2);
+        assert_eq!(charge(&journal, 0, &cq, &GEOMETRY), Charge::default(), "a handler survived its signal");
+        cq.store(SLOTS + WORDS + COMMIT, 0);
+        journal.store(k::VERDICT, 6);
+        assert_eq!(charge(&journal, 0, &cq, &GEOMETRY), Charge::default(), "it never ran");
+        assert!(crash::CHARGED.iter().all(|&at| journal.load(at) == 0));
+    }
+}

@@ -15,7 +15,7 @@ use std::sync::atomic::AtomicU32;
 use executor_core::Status;
 use executor_core::dispatch::{Lane, Scratch};
 use executor_core::record::{CompletionRecord, DescriptorRecord, INLINE_PAYLOAD, INLINE_RESPONSE, WORDS};
-use executor_core::status::{Interrupted, Malformed};
+use executor_core::status::{Interrupted, Malformed, Poison};
 use executor_shm::lane::{LaneShape, Look, ProducerHalf, Rerun, WorkerHalf};
 use executor_shm::layout::{Geometry, journal};
 use executor_shm::recovery::{Circumstances, Recovered, recover};
@@ -567,5 +567,29 @@ fn a_submit_that_was_cut_off_before_its_last_store_is_not_accepted() {
         let mut worker = bench.worker;
         assert!(!worker.is_ready());
         assert_eq!(worker.take(&mut DescriptorRecord::default()), 0, "after {stores} stores");
+    }
+}
+
+#[test]
+fn a_lane_that_is_poisoned_between_take_and_start_leaves_the_task() {
+    for poison in [2, 1 << 8] {
+        let (sq, cq, journal) = (HeapWords::new(4096), HeapWords::new(4096), HeapWords::new(64));
+        let geometry =
+            Geometry { capacity: 4, request_bytes: 64, response_bytes: 64, lanes: 1, handlers: 8, workers: 1 };
+        let shape = LaneShape::new(&geometry);
+        let word = Arc::new(AtomicU32::new(0));
+        let mut producer = ProducerHalf::new(sq.clone(), cq.clone(), shape);
+        let mut lane = WorkerHalf::new(sq, cq, journal.clone(), 0, shape, (0, None), Arc::clone(&word));
+        producer.submit(&DescriptorRecord::new(1, 0, 0, 0));
+        let mut record = DescriptorRecord::default();
+        assert_eq!(lane.take(&mut record), 1);
+        assert_eq!(lane.poison(), None);
+        word.store(poison, std::sync::atomic::Ordering::Relaxed); // the file went; what comes now is judged by zeros
+        for verdict in [None, Some(Status::Malformed(Malformed::UnknownHandler)), Some(Status::Expired)] {
+            assert!(!lane.start(1, verdict, 0), "{verdict:?}");
+            assert_eq!(journal.load(0), 0, "it was started");
+        }
+        assert_eq!(lane.poison(), Some(Poison::Damaged));
+        assert!(lane.start(1, Some(Status::Poisoned(Poison::Damaged)), 0), "what says so is answered");
     }
 }
