@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use executor_client::{Client, LaneStatus, Status, TaskDescriptor, Ticket, WaitError};
+use executor_client::{Client, ConnectOptions, LaneStatus, Status, TaskDescriptor, Ticket, WaitError};
 use executor_shm::core::status::Interrupted;
 use executor_shm::inspect::Inspector;
 use executor_shm::state::InstanceState;
@@ -160,6 +160,25 @@ fn an_idempotent_task_in_flight_runs_again_as_attempt_two_and_then_no_more() {
     instance.wait_until_deserted();
     sidecar.terminate();
     assert!(!sidecar.rest().0.iter().any(|line| line.starts_with("entered")), "it ran a third time");
+}
+
+#[test]
+fn a_task_that_runs_again_holds_up_neither_the_start_nor_another_worker() {
+    let instance = TestInstance::new("rerun-held");
+    let held = instance.latch("held");
+    let options = ["--workers", "2"];
+    let mut sidecar = process::sidecar(SIDECAR, &instance, &options);
+    let on = |worker| ConnectOptions::new().worker(worker).timeout(FAIL_SAFE).connect(instance.name()).unwrap();
+    let (mut slow, mut other) = (on(0), on(1));
+    let mut again = submit(&mut slow, SLOW_IDEMPOTENT, b"held");
+    assert_eq!(sidecar.line(), "entered held 1");
+    sidecar.kill();
+    let mut waiting = submit(&mut other, ECHO, b"waiting");
+    let mut sidecar = process::sidecar(SIDECAR, &instance, &options); // says ready while the task is held
+    assert_eq!(sidecar.line(), "entered held 2");
+    assert_eq!(end(&mut other, &mut waiting), (Status::Done, 1));
+    held.open();
+    assert_eq!(end(&mut slow, &mut again), (Status::Done, 2));
 }
 
 #[test]

@@ -172,6 +172,7 @@ fn started_json(handle: &SidecarHandle, handlers: &[String]) -> Value {
             "lanes": recovery.lanes,
             "reruns": recovery.reruns,
             "interrupted": recovery.interrupted,
+            "poisoned": recovery.poisoned,
         },
     })
 }
@@ -190,10 +191,14 @@ fn started_text(handle: &SidecarHandle, handlers: &[String]) -> String {
     let recovery = match handle.recovery() {
         recovery if recovery.lanes == 0 => String::new(),
         recovery => format!(
-            "; recovered {}, {} run again, {} interrupted",
+            "; recovered {}, {} run again, {} interrupted{}",
             counted(recovery.lanes.into(), "lane"),
             counted(recovery.reruns.into(), "task"),
             recovery.interrupted,
+            match recovery.poisoned {
+                0 => String::new(),
+                lanes => format!(", {} poisoned by crashes", counted(lanes.into(), "lane")),
+            },
         ),
     };
     format!(
