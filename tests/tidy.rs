@@ -124,6 +124,30 @@ fn unsafe_table(architecture: &str) -> BTreeSet<String> {
     quoted.filter(|path| path.ends_with(".rs")).map(str::to_owned).collect()
 }
 
+/// Rows of the table in the section `## Faults` whose last cell names no test: as `file`: `test`, or as a `step` of
+/// `.ci/run`.
+fn faults(architecture: &str, script: &str, files: &Files) -> Vec<String> {
+    let section = architecture.split("\n## ").find(|section| section.starts_with("Faults")).unwrap_or("");
+    let rows: Vec<&str> = section.lines().filter(|line| line.starts_with('|')).skip(2).collect();
+    if rows.is_empty() {
+        return vec!["ARCHITECTURE.md has no table of faults in a section `## Faults`".to_owned()];
+    }
+    let is_there = |row: &&&str| {
+        let cell = row.trim_end_matches('|').rsplit('|').next().unwrap_or_default();
+        let quoted: Vec<&str> = cell.split('`').skip(1).step_by(2).collect();
+        match quoted[..] {
+            [file, test] => {
+                let (path, test) = (format!("/{file}.rs"), format!("fn {test}("));
+                files.iter().any(|(name, text)| name.ends_with(&path) && text.contains(&test))
+            }
+            [step] => script.contains(&format!("\nstep_{step}()")),
+            _ => false,
+        }
+    };
+    let missing = rows.iter().filter(|row| !is_there(row));
+    missing.map(|row| format!("ARCHITECTURE.md's table of faults names no test that is there: {row}")).collect()
+}
+
 fn unsafe_code(listed: &BTreeSet<String>, roots: &BTreeSet<String>, files: &Files) -> Vec<String> {
     let mut complaints = Vec::new();
     for path in listed.iter().filter(|path| !files.contains_key(*path)) {
@@ -332,6 +356,13 @@ fn changelog_names_the_current_abi() {
 }
 
 #[test]
+fn every_fault_names_a_test_that_is_there() {
+    let files = repository();
+    let script = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../.ci/run")).unwrap();
+    expect_none(&faults(text(&files, "ARCHITECTURE.md"), &script, &files));
+}
+
+#[test]
 fn readme_shows_the_two_commands() {
     expect_none(&readme(text(&repository(), "README.md")));
 }
@@ -342,6 +373,17 @@ mod samples {
 
     fn files(list: &[(&str, &str)]) -> Files {
         list.iter().map(|(path, text)| (path.to_string(), text.to_string())).collect()
+    }
+
+    #[test]
+    fn a_fault_without_its_test_is_seen() {
+        let files = files(&[("tests/crash.rs", "#[test]\nfn it_lives() {}")]);
+        let page =
+            |cell: &str| format!("# A\n\n## Faults\n| fault | what | test |\n|---|---|---|\n| f | w | {cell} |\n");
+        let count = |cell: &str| faults(&page(cell), "\nstep_chaos() {", &files).len();
+        assert_eq!((count("`crash`: `it_lives`"), count("step `chaos`")), (0, 0));
+        assert_eq!((count("`crash`: `it_dies`"), count("`lanes`: `it_lives`")), (1, 1));
+        assert_eq!((count("step `chao`"), count(""), faults("# A", "", &files).len()), (1, 1, 1));
     }
 
     #[test]
