@@ -238,29 +238,29 @@ pub struct Since {
 }
 
 /// A worker's own table: handlers by id, state of its own where handlers asked for it.
-pub(crate) struct Table {
+#[derive(Default)]
+pub struct Table {
     /// Row number + 1 by id, 0 for none; the length is a power of two.
     index: Box<[u16]>,
     rows: Vec<Row>,
 }
 
+impl std::fmt::Debug for Table {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Table({} rows)", self.rows.len())
+    }
+}
+
 impl Table {
-    /// Builds the table on the worker's own thread. `since` names every id the instance ever had, gone ones included;
-    /// a handler it does not name counts from generation 0, in the order of the registry.
+    /// Makes the handlers of worker `worker`; call it on the worker's own thread. Until [`dated`](Self::dated) says
+    /// otherwise each counts from generation 0, in the order of the registry.
     ///
-    /// A panicking `make` of a per-worker handler is the error.
-    pub(crate) fn new(registry: &Registry, since: &[Since], worker: u32) -> Result<Self, TableError> {
-        let highest = registry.handlers.iter().map(Handler::id).chain(since.iter().map(|s| s.id)).max().unwrap_or(0);
-        let mut index = vec![0u16; (highest as usize + 1).next_power_of_two()].into_boxed_slice();
-        let mut rows: Vec<Row> = Vec::new();
-        let mut place = |id: u32, row: Row| {
-            rows.push(row);
-            if let Some(place) = index.get_mut(id as usize) {
-                *place = rows.len() as u16;
-            }
-        };
+    /// # Errors
+    ///
+    /// The `make` of a per-worker handler panicked.
+    pub fn new(registry: &Registry, worker: u32) -> Result<Self, TableError> {
+        let mut table = Self::default();
         for (at, handler) in registry.handlers.iter().enumerate() {
-            let known = since.iter().find(|s| s.id == handler.id);
             let runner = match &handler.code {
                 Code::Shared(code) => Runner::Shared(Arc::clone(code)),
                 Code::InPlace(code) => Runner::InPlace(Arc::clone(code)),
@@ -272,22 +272,38 @@ impl Table {
                     })?)
                 }
             };
-            place(
-                handler.id,
-                Row {
-                    runner: Some(runner),
-                    request_min: handler.request_min,
-                    request_max: handler.request_max,
-                    since: known.map_or(0, |s| s.generation),
-                    dense: known.map_or(at as u32, |s| s.dense),
-                },
-            );
+            let (request_min, request_max) = (handler.request_min, handler.request_max);
+            let row = Row { runner: Some(runner), request_min, request_max, since: 0, dense: at as u32 };
+            table.place(handler.id, row);
         }
-        for gone in since.iter().filter(|s| registry.get(s.id).is_none()) {
-            let (since, dense) = (gone.generation, gone.dense);
-            place(gone.id, Row { runner: None, request_min: 0, request_max: u32::MAX, since, dense });
+        Ok(table)
+    }
+
+    /// The same handlers with their past in the instance. `since` names every id it ever had; one that no handler has
+    /// any more is gone.
+    #[must_use]
+    pub fn dated(mut self, since: &[Since]) -> Self {
+        for &Since { id, generation, dense } in since {
+            match self.find(id) {
+                Some(row) => (row.since, row.dense) = (generation, dense),
+                None => {
+                    let row = Row { runner: None, request_min: 0, request_max: u32::MAX, since: generation, dense };
+                    self.place(id, row);
+                }
+            }
         }
-        Ok(Self { index, rows })
+        self
+    }
+
+    fn place(&mut self, id: u32, row: Row) {
+        let id = id as usize;
+        if id >= self.index.len() {
+            let mut longer = vec![0; (id + 1).next_power_of_two()].into_boxed_slice();
+            longer[..self.index.len()].copy_from_slice(&self.index);
+            self.index = longer;
+        }
+        self.rows.push(row);
+        self.index[id] = self.rows.len() as u16;
     }
 
     /// The row of an id. The index is masked after its check, so that a mispredicted check cannot read elsewhere.
@@ -357,7 +373,7 @@ mod tests {
     fn lookup_finds_what_was_registered_and_nothing_else() {
         let registry = build(vec![nothing(4095, "high"), nothing(1, "low")]).unwrap();
         let gone = Since { id: 9, generation: 5, dense: 2 };
-        let mut table = Table::new(&registry, &[gone], 0).unwrap();
+        let mut table = Table::new(&registry, 0).unwrap().dated(&[gone]);
         assert_eq!(table.find(1).unwrap().dense, 0);
         assert_eq!(table.find(4095).unwrap().dense, 1);
         let row = table.find(9).unwrap();
@@ -376,7 +392,7 @@ mod tests {
             |_: &TaskContext<'_>, _: &[u8], _: &mut Response<'_>| Ok(())
         }
         let registry = build(vec![Handler::per_worker(3, "licensed", make)]).unwrap();
-        let error = Table::new(&registry, &[], 0).err().unwrap();
+        let error = Table::new(&registry, 0).err().unwrap();
         assert_eq!(error.to_string(), "handler \"licensed\" panicked while a worker made its own state: no license");
     }
 }

@@ -77,7 +77,7 @@ impl Registry {
     /// ```
     pub fn try_task(&self, handler_id: u32, request: &[u8]) -> Trial {
         let layout = MeterLayout { workers: 1, handlers: self.handlers().len(), lanes: 1 };
-        let table = Table::new(self, &[], 0).unwrap_or_else(|error| panic!("{error}"));
+        let table = Table::new(self, 0).unwrap_or_else(|error| panic!("{error}"));
         let mut desk = Desk {
             table,
             clock: Clock::detect(),

@@ -72,8 +72,8 @@ impl<L: Lane, M: Deref<Target = [AtomicU64]>> Worker<L, M> {
         (Self { options, orders }, control)
     }
 
-    /// Serves until it is told to close and has handed back its last lane. Call it on the worker's own thread, pinned
-    /// before: per-worker handlers are made here, and `ready` is called once they are.
+    /// Makes the handlers, calls `ready`, and [serves](Self::serve_with). Call it on the worker's own thread, pinned
+    /// before.
     ///
     /// # Errors
     ///
@@ -84,13 +84,15 @@ impl<L: Lane, M: Deref<Target = [AtomicU64]>> Worker<L, M> {
         since: &[Since],
         ready: impl FnOnce(Result<(), &TableError>),
     ) -> Result<(), TableError> {
-        let table = match Table::new(registry, since, self.options.worker) {
-            Ok(table) => table,
-            Err(error) => {
-                ready(Err(&error));
-                return Err(error);
-            }
-        };
+        let table = Table::new(registry, self.options.worker);
+        ready(table.as_ref().map(|_| ()));
+        self.serve_with(table?.dated(since));
+        Ok(())
+    }
+
+    /// Serves until it is told to close and has handed back its last lane. Call it on the thread that made the table of
+    /// this worker's handlers, which may have been long before.
+    pub fn serve_with(self, table: Table) {
         let options = self.options;
         let mut turn = Turn {
             desk: Desk {
@@ -112,16 +114,15 @@ impl<L: Lane, M: Deref<Target = [AtomicU64]>> Worker<L, M> {
             closing: false,
             orders: self.orders,
         };
-        ready(Ok(()));
         loop {
             // One guard around the whole loop, not around each task: a task that does not panic pays nothing for it.
             match catch_unwind(AssertUnwindSafe(|| turn.run())) {
-                Ok(()) => return Ok(()),
+                Ok(()) => return,
                 Err(panic) => turn.resolve(panic),
             }
             // A worker whose every task panics must hear its commands too.
             if turn.tend(true) {
-                return Ok(());
+                return;
             }
         }
     }
