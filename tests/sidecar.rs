@@ -1,5 +1,6 @@
 //! A sidecar of the test handlers, or of one of two builds (`--build`): `sidecar INSTANCE FOLDER [OPTION VALUE]…`. It says `ready` once it serves, `refused …`
-//! if it cannot, and `ended …` after SIGTERM.
+//! if it cannot, and `ended …` after SIGTERM. With `--standby 1` it waits for another one to end: then it says `warm LANES` at
+//! first and when that changes, and `dismissed` if SIGTERM comes before it is needed.
 
 #![deny(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a test's process fails by panicking")]
@@ -9,7 +10,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use executor_shm::core::idle::IdleStrategy;
-use executor_shm::{InstanceName, Sidecar, StopSignals};
+use executor_shm::{InstanceName, Sidecar, SidecarBuilder, SidecarHandle, Standby, StartError, StopSignals};
 use executor_tests::handlers::{PANIC_TEXT, tell};
 use executor_tests::{builds, handlers};
 use nix::mount::{MsFlags, mount};
@@ -31,7 +32,7 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let instance = InstanceName::new(&arguments.next().unwrap()).unwrap();
     let folder = PathBuf::from(arguments.next().unwrap());
-    let (mut build, mut without, mut changed, mut shared_memory) = (None, None, None, false);
+    let (mut build, mut without, mut changed, mut shared_memory, mut standby) = (None, None, None, false, false);
     // Yielding, so that tests with more processes than CPUs move on.
     let mut builder = Sidecar::builder().instance(instance).pinned(false).idle(IdleStrategy::Yield);
     while let Some(option) = arguments.next() {
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
             "--workers" => builder = builder.cpus(&vec![0; number() as usize]), // not pinned, so only their count counts
             "--timing" => builder = builder.timing(number() == 1),
             "--drain-seconds" => builder = builder.drain_time(Duration::from_secs(u64::from(number()))),
+            "--standby" => standby = number() == 1,
             "--build" => build = Some(number()),
             "--without" => without = Some(number()),
             "--changed" => changed = Some(number()),
@@ -68,8 +70,14 @@ fn main() -> ExitCode {
         Some(build) => builds::registry(build, &folder),
         None => handlers::registry(folder, tell, without, changed).unwrap(),
     };
-    let handle = match builder.registry(registry).start() {
-        Ok(handle) => handle,
+    let builder = builder.registry(registry);
+    let started = if standby { stand_by(builder, &signals) } else { builder.start().map(Some) };
+    let handle = match started {
+        Ok(Some(handle)) => handle,
+        Ok(None) => {
+            tell(format_args!("dismissed"));
+            return ExitCode::SUCCESS;
+        }
         Err(error) => {
             let mut text = format!("{error:?}: {error}");
             let mut source = std::error::Error::source(&error);
@@ -90,4 +98,18 @@ fn main() -> ExitCode {
     let report = handle.run_until(&signals).unwrap();
     tell(format_args!("ended {:?} after {} tasks", report.ending, report.stats.tasks));
     ExitCode::SUCCESS
+}
+
+fn stand_by(builder: SidecarBuilder, signals: &StopSignals) -> Result<Option<SidecarHandle>, StartError> {
+    let standby = builder.stand_by()?;
+    let mut lanes = None;
+    let mut report = |standby: &Standby| {
+        if lanes.replace(standby.warm_lanes()) != Some(standby.warm_lanes()) {
+            tell(format_args!("warm {}", standby.warm_lanes()));
+        }
+    };
+    if standby.is_waiting() {
+        report(&standby);
+    }
+    standby.take_over_ticking(signals, Duration::from_millis(5), report)
 }

@@ -126,16 +126,32 @@ pub(crate) fn open_lane(
     sq.guard(&poison);
     let cq = WriteWords::new(WriteMapping::open(&cq_name, geometry.cq_bytes())?);
     cq.guard(&poison);
-    for (words, name, kind, bytes) in [
-        (&sq as &dyn HeaderWords, &sq_name, Kind::Sq, geometry.sq_bytes()),
-        (&cq, &cq_name, Kind::Cq, geometry.cq_bytes()),
-    ] {
-        let header = words.header(name, kind)?;
-        if (header.nonce, header.state, header.lane, header.bytes) != (instance_nonce, lane_nonce, lane, bytes) {
-            return Err(FileError::Foreign { name: name.clone(), what: "its header names another lane".to_owned() });
+    let files = LaneFiles { sq, cq, sq_lock, poison };
+    files.prove(instance, geometry, instance_nonce, lane, lane_nonce)?;
+    Ok(files)
+}
+
+impl LaneFiles {
+    /// Checks that both files say they are those of this lane.
+    pub(crate) fn prove(
+        &self,
+        instance: &InstanceName,
+        geometry: &Geometry,
+        instance_nonce: u64,
+        lane: u32,
+        lane_nonce: u64,
+    ) -> Result<(), FileError> {
+        for (words, name, kind, bytes) in [
+            (&self.sq as &dyn HeaderWords, instance.sq(lane, lane_nonce), Kind::Sq, geometry.sq_bytes()),
+            (&self.cq, instance.cq(lane, lane_nonce), Kind::Cq, geometry.cq_bytes()),
+        ] {
+            let header = words.header(&name, kind)?;
+            if (header.nonce, header.state, header.lane, header.bytes) != (instance_nonce, lane_nonce, lane, bytes) {
+                return Err(FileError::Foreign { name, what: "its header names another lane".to_owned() });
+            }
         }
+        Ok(())
     }
-    Ok(LaneFiles { sq, cq, sq_lock, poison })
 }
 
 /// Reading a header from either kind of mapping.

@@ -366,6 +366,14 @@ pub(crate) fn map_for_reading(file: &LockFile, name: &str) -> Result<ReadWords, 
     Ok(ReadWords::new(ReadMapping::open(&file, name, bytes)?))
 }
 
+/// Maps the file that `file` has open and its name leads to, for writing. Mapping for writing goes by name, so the inode
+/// is proven by the nonce that the description reads.
+pub(crate) fn map_held_for_writing(file: &LockFile, name: &str, kind: Kind) -> Result<(WriteWords, Header), FileError> {
+    let view = map_for_reading(file, name)?;
+    let head = Header::load(&view, name, kind)?;
+    Ok((map_for_writing(name, view.len() * 8, kind, head.nonce)?, head))
+}
+
 /// Checks header, kind and nonce of a mapped file.
 pub(crate) fn prove(words: &impl Words, name: &str, kind: Kind, nonce: u64) -> Result<Header, FileError> {
     let header = Header::load(words, name, kind)?;

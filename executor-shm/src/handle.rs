@@ -18,7 +18,7 @@ use crate::housekeeping::{Ending, Orders, RecoveryReport};
 use crate::layout::{Geometry, status};
 use crate::lock::fork_generation;
 use crate::mapped::SharedWords;
-use crate::signals::{StopSignals, Waited};
+use crate::signals::{StopSignals, Waited, wait};
 use crate::words::Words;
 
 /// What a sidecar has done, summed over all its lives on these files.
@@ -259,7 +259,7 @@ impl SidecarHandle {
         let after = || interval.and_then(|interval| Instant::now().checked_add(interval));
         let (mut stopping, mut tick) = (None, after());
         loop {
-            match signals.wait(ended.as_fd(), tick).map_err(StopError::Signals)? {
+            match wait(Some(signals), ended.as_fd(), tick).map_err(StopError::Signals)? {
                 Waited::Other => return self.wait(),
                 Waited::Timeout => {
                     called(&self, Moment::Tick);

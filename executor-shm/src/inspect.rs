@@ -479,7 +479,13 @@ fn one_line(error: &FileError) -> String {
 
 /// CPUs that workers of living instances are pinned to, as far as this user may see.
 pub fn cpus_in_use() -> Vec<u32> {
+    cpus_in_use_beside(None)
+}
+
+/// The same without those of one instance.
+pub(crate) fn cpus_in_use_beside(except: Option<&InstanceName>) -> Vec<u32> {
     let names = files::instances().unwrap_or_default();
-    let living = names.iter().filter_map(|name| Inspector::open(name).ok()).filter(|i| i.is_alive() == Some(true));
+    let others = names.iter().filter(|name| Some(*name) != except);
+    let living = others.filter_map(|name| Inspector::open(name).ok()).filter(|i| i.is_alive() == Some(true));
     living.flat_map(|inspector| inspector.cpus()).collect()
 }

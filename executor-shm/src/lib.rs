@@ -7,6 +7,7 @@
 
 pub mod attach;
 pub mod clean;
+mod crew;
 mod draft;
 pub mod fault;
 pub mod files;
@@ -25,9 +26,11 @@ pub mod recovery;
 pub mod sidecar;
 mod sigbus;
 pub mod signals;
+pub mod standby;
 pub mod state;
 pub mod status;
 mod wanted;
+mod warm;
 pub mod words;
 
 pub use executor_core as core;
@@ -37,3 +40,4 @@ pub use housekeeping::Ending;
 pub use master::MasterError;
 pub use sidecar::{Sidecar, SidecarBuilder, StartError};
 pub use signals::StopSignals;
+pub use standby::Standby;

@@ -56,6 +56,20 @@ impl LockFile {
         self.with(|file| fcntl(file, FcntlArg::F_OFD_SETLK(&lock)).map(drop))
     }
 
+    /// Waits until nobody else holds a lock, and takes the write lock: for a thread that can be given up. Signals do not
+    /// end the wait.
+    pub(crate) fn lock(&self) -> Result<(), Errno> {
+        let lock = whole(libc::F_WRLCK);
+        self.with(|file| {
+            loop {
+                match fcntl(file, FcntlArg::F_OFD_SETLKW(&lock)) {
+                    Err(Errno::EINTR) => {}
+                    result => return result.map(drop),
+                }
+            }
+        })
+    }
+
     /// Whether another description holds a write lock: a reader's lock does not count, and probing needs no more than a
     /// read-only descriptor.
     pub(crate) fn is_write_locked(&self) -> Result<bool, Errno> {
@@ -236,7 +250,15 @@ mod tests {
         drop(first);
         assert!(!reader.is_write_locked().unwrap());
         second.try_lock().unwrap();
+        let (tell, told) = std::sync::mpsc::channel();
+        let third = open(&path, writable);
+        let waiter = std::thread::spawn(move || tell.send(third.lock()).map(|()| third));
+        assert!(told.recv_timeout(std::time::Duration::from_millis(50)).is_err(), "it waits for the second");
         drop(second);
+        assert_eq!(told.recv().unwrap(), Ok(()));
+        let third = waiter.join().unwrap().unwrap();
+        assert!(reader.is_write_locked().unwrap());
+        drop(third);
         assert!(!reader.is_write_locked().unwrap());
         std::fs::remove_file(&path).unwrap();
     }

@@ -15,7 +15,8 @@ use crate::lock::{LockFile, Rival};
 use crate::mapped::{SharedWords, WriteWords};
 use crate::state::{InstanceState, LaneState, LaneWord};
 use crate::status as table;
-use crate::wanted::Wanted;
+use crate::wanted::{self, Wanted};
+use crate::warm::Warm;
 use crate::words::{Words, WordsMut};
 use executor_core::clock::{Calibration, ClockSource};
 
@@ -156,8 +157,18 @@ impl Master {
         wanted: &Wanted,
         clock: Option<ClockSource>,
     ) -> Result<Self, MasterError> {
+        Self::take_over(instance, wanted, clock, &mut Warm::default())
+    }
+
+    /// As [`acquire`](Self::acquire), with what was mapped and locked ahead.
+    pub(crate) fn take_over(
+        instance: &InstanceName,
+        wanted: &Wanted,
+        clock: Option<ClockSource>,
+        warm: &mut Warm,
+    ) -> Result<Self, MasterError> {
         for _ in 0..ROUNDS {
-            match Self::round(instance, wanted, clock) {
+            match Self::round(instance, wanted, clock, warm) {
                 Ok(master) => return Ok(master),
                 Err(Round::Again) => std::thread::yield_now(),
                 Err(Round::Fail(error)) => return Err(error),
@@ -166,20 +177,20 @@ impl Master {
         Err(MasterError::Restless { instance: instance.clone() })
     }
 
-    fn round(instance: &InstanceName, wanted: &Wanted, clock: Option<ClockSource>) -> Result<Self, Round> {
+    fn round(
+        instance: &InstanceName,
+        wanted: &Wanted,
+        clock: Option<ClockSource>,
+        warm: &mut Warm,
+    ) -> Result<Self, Round> {
         let name = instance.journal();
-        let (journal, journal_lock) = match files::open(&name, OFlag::O_RDWR) {
-            Ok(lock) => Self::adopt_journal(instance, lock)?,
+        let (granted, life) = warm.granted.take().map_or((None, None), |locks| (Some(locks.journal), locks.status));
+        let (journal, journal_lock) = match granted.map_or_else(|| files::open(&name, OFlag::O_RDWR), Ok) {
+            Ok(lock) => Self::adopt_journal(instance, lock, warm)?,
             Err(error) if error.is_missing() => Self::create_journal(instance, wanted)?,
             Err(error) => return Err(error.into()),
         };
-        let head = Header::load(&journal, &name, Kind::Journal)?;
-        let geometry = Geometry::load(&journal);
-        geometry.check()?;
-        if geometry.journal_bytes() != journal.len() * 8 || head.lanes != geometry.lanes {
-            return Err(foreign(&name, "its length does not fit its sizes").into());
-        }
-        let state = InstanceState::from_word(head.state).ok_or_else(|| foreign(&name, "its state is none"))?;
+        let (head, geometry, state) = wanted::read_journal(instance, &journal)?;
         match state {
             InstanceState::New => {
                 let in_use = leftovers::clear(instance);
@@ -199,30 +210,17 @@ impl Master {
                 leftovers::finish_discard(instance, &journal, &geometry, &journal_lock)?;
                 return Err(Round::Again);
             }
-            _ => {
-                let timed = journal.load(geometry_words::FLAGS) & 1 != 0;
-                wanted.check(instance, &geometry, Some(timed))?;
-                let found = ClockSource::from_code(journal.load(geometry_words::CLOCK));
-                if let Some(clock) = clock
-                    && found != Some(clock)
-                {
-                    let found = found.map_or("unknown", ClockSource::name);
-                    return Err(Round::Fail(MasterError::Clock {
-                        instance: instance.clone(),
-                        asked: clock.name(),
-                        found,
-                    }));
-                }
-            }
+            _ => wanted.check_settled(instance, clock, &journal, &geometry)?,
         }
         let fresh = state == InstanceState::New;
-        let timed = if fresh { wanted.timing.unwrap_or(true) } else { journal.load(geometry_words::FLAGS) & 1 != 0 };
-        let (status, status_lock) = Self::take_status(instance, &geometry, head.nonce).or_else(|error| {
-            if fresh && matches!(error, Round::Fail(_)) {
-                files::unlink_own(&name, &journal_lock)?; // the journal of no instance goes with the start that failed
-            }
-            Err(error)
-        })?;
+        let timed = if fresh { wanted.timing.unwrap_or(true) } else { table::is_timed(&journal) };
+        let (status, status_lock) =
+            Self::take_status(instance, &geometry, head.nonce, life, warm).or_else(|error| {
+                if fresh && matches!(error, Round::Fail(_)) {
+                    files::unlink_own(&name, &journal_lock)?; // the journal of no instance goes with the start that failed
+                }
+                Err(error)
+            })?;
         // After both locks are held: are the names still ours? A stop may have removed them in between.
         if !files::is_still(&name, &journal_lock)? || !files::is_still(&instance.status(), &status_lock)? {
             return Err(Round::Again);
@@ -246,17 +244,21 @@ impl Master {
         Ok(this)
     }
 
-    fn adopt_journal(instance: &InstanceName, lock: LockFile) -> Result<(WriteWords, LockFile), Round> {
+    fn adopt_journal(
+        instance: &InstanceName,
+        lock: LockFile,
+        warm: &mut Warm,
+    ) -> Result<(WriteWords, LockFile), Round> {
         let name = instance.journal();
         own(&name, &lock)?;
         take(&lock, &name, || MasterError::AlreadyRunning { instance: instance.clone() })?;
         if !files::is_still(&name, &lock)? {
             return Err(Round::Again);
         }
-        // Mapping goes by name, so the inode is proven by the nonce that the locked description reads.
-        let view = files::map_for_reading(&lock, &name)?;
-        let head = Header::load(&view, &name, Kind::Journal)?;
-        let words = files::map_for_writing(&name, view.len() * 8, Kind::Journal, head.nonce).map_err(rival)?;
+        let words = match warm.take_journal(&lock) {
+            Some(words) => words,
+            None => files::map_held_for_writing(&lock, &name, Kind::Journal).map_err(rival)?.0,
+        };
         Ok((words, lock))
     }
 
@@ -275,16 +277,26 @@ impl Master {
 
     /// Takes the life lock on the instance's `status`, or makes a new one: with the journal's lock held and no `status`
     /// nobody can be attached.
-    fn take_status(instance: &InstanceName, geometry: &Geometry, nonce: u64) -> Result<(WriteWords, LockFile), Round> {
+    fn take_status(
+        instance: &InstanceName,
+        geometry: &Geometry,
+        nonce: u64,
+        granted: Option<LockFile>,
+        warm: &mut Warm,
+    ) -> Result<(WriteWords, LockFile), Round> {
         let name = instance.status();
-        match files::open(&name, OFlag::O_RDWR) {
+        match granted.map_or_else(|| files::open(&name, OFlag::O_RDWR), Ok) {
             Ok(lock) => {
                 own(&name, &lock)?;
                 take(&lock, &name, || MasterError::AlreadyRunning { instance: instance.clone() })?;
-                let ours = match Self::read_status(&lock, &name) {
-                    Ok((head, found, bytes)) => {
-                        head.nonce == nonce && found == *geometry && bytes == geometry.status_bytes()
-                    }
+                let warm = warm.take_status(&lock);
+                let found = match &warm {
+                    Some(words) => is_status_of(words, &name, geometry, nonce),
+                    None => files::map_for_reading(&lock, &name)
+                        .and_then(|words| is_status_of(&words, &name, geometry, nonce)),
+                };
+                let ours = match found {
+                    Ok(ours) => ours,
                     // Another build's: not ours to judge, and so not to remove.
                     Err(error @ FileError::AbiMismatch { .. }) => return Err(error.into()),
                     Err(error) if error.is_damage() => false,
@@ -295,8 +307,11 @@ impl Master {
                     files::unlink_own(&name, &lock)?;
                     return Err(Round::Again);
                 }
-                let words =
-                    files::map_for_writing(&name, geometry.status_bytes(), Kind::Status, nonce).map_err(rival)?;
+                let bytes = geometry.status_bytes();
+                let words = match warm {
+                    Some(words) => words,
+                    None => files::map_for_writing(&name, bytes, Kind::Status, nonce).map_err(rival)?,
+                };
                 Ok((words, lock))
             }
             Err(error) if error.is_missing() => {
@@ -310,12 +325,6 @@ impl Master {
             }
             Err(error) => Err(error.into()),
         }
-    }
-
-    /// What a `status` says of itself, and its length in bytes.
-    fn read_status(lock: &LockFile, name: &str) -> Result<(Header, Geometry, usize), FileError> {
-        let words = files::map_for_reading(lock, name)?;
-        Ok((Header::load(&words, name, Kind::Status)?, Geometry::load(&words), words.len() * 8))
     }
 
     /// Whether both names still lead to our inodes.
@@ -409,7 +418,14 @@ impl Master {
     }
 }
 
-fn foreign(name: &str, what: &str) -> FileError {
+/// Whether a `status` belongs to the journal with this nonce and these sizes.
+fn is_status_of(status: &impl Words, name: &str, geometry: &Geometry, nonce: u64) -> Result<bool, FileError> {
+    let head = Header::load(status, name, Kind::Status)?;
+    let fits = status.len() * 8 == geometry.status_bytes();
+    Ok(head.nonce == nonce && Geometry::load(status) == *geometry && fits)
+}
+
+pub(crate) fn foreign(name: &str, what: &str) -> FileError {
     FileError::Foreign { name: name.to_owned(), what: what.to_owned() }
 }
 

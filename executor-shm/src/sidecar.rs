@@ -11,6 +11,7 @@ use executor_core::registry::{Registry, RegistryError, TableError};
 use executor_core::worker::{QUANTUM, Worker, WorkerOptions};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use crate::crew::{Crew, Engagement};
 use crate::fault::{self, Running, Witness};
 use crate::files::{FileError, InstanceName, realtime_ns};
 use crate::handle::SidecarHandle;
@@ -18,9 +19,11 @@ use crate::housekeeping::{Housekeeping, Orders};
 use crate::layout::{LINE, journal, status};
 use crate::master::{Master, MasterError};
 use crate::signals;
+use crate::standby::Standby;
 use crate::state::InstanceState;
-use crate::status as table;
+use crate::status::{self as table, HandlerRow};
 use crate::wanted::Wanted;
+use crate::warm::Warm;
 use crate::words::{Words, WordsMut};
 
 /// How long a stop serves what is committed, unless configured.
@@ -99,6 +102,9 @@ pub enum StartError {
         /// Rows there are.
         room: u32,
     },
+    /// This process is a forked child of the one that stands by.
+    #[error("this process was forked from the one that stands by, which still does")]
+    Forked,
     /// The kernel gave no thread or descriptor.
     #[error("cannot start a thread of the sidecar")]
     Thread(#[source] std::io::Error),
@@ -195,42 +201,97 @@ impl SidecarBuilder {
     ///
     /// See [`StartError`].
     pub fn start(self) -> Result<SidecarHandle, StartError> {
+        let plan = self.plan()?;
+        let master = Master::acquire(&plan.instance, &plan.wanted, Some(plan.source))?;
+        let crew = Crew::muster(&plan.registry, &plan.cpus)?;
+        plan.serve(master, crew, Warm::default())
+    }
+
+    /// Makes everything ready to serve that can be ready while another sidecar serves the instance, and waits for the end
+    /// of that one in [`Standby::take_over`]: files mapped, threads started and pinned, per-worker handlers made. If
+    /// nobody serves the instance it is taken at once, and `take_over` does not wait.
+    ///
+    /// The default CPU is chosen as if nobody served this instance. Others do not see the choice before it serves; where
+    /// that matters, choose [`cpus`](Self::cpus).
+    ///
+    /// # Errors
+    ///
+    /// See [`StartError`]: what could never be served is refused now, and not first when it is needed.
+    pub fn stand_by(self) -> Result<Standby, StartError> {
+        Standby::new(self.plan()?)
+    }
+
+    fn plan(self) -> Result<Plan, StartError> {
         fault::install(); // before any lane is mapped: a truncated file is met while mapping already
         let registry = match self.registry {
             Some(registry) => registry,
             None => Registry::builder().build()?,
         };
         let allowed = cpu::allowed_cpus()?;
-        let cpus = choose_cpus(&self.cpus, self.pin, &allowed)?;
-        let idle = self.idle.unwrap_or_else(|| IdleStrategy::default_on(allowed.len()));
-        let source = ClockSource::detect();
-        let workers = cpus.len() as u32;
-        let wanted = Wanted { handlers: registry.handlers().len() as u32, workers, ..self.wanted };
+        let cpus = choose_cpus(&self.instance, &self.cpus, self.pin, &allowed)?;
+        let (handlers, workers) = (registry.handlers().len() as u32, cpus.len() as u32);
+        Ok(Plan {
+            instance: self.instance,
+            registry,
+            wanted: Wanted { handlers, workers, ..self.wanted },
+            cpus,
+            idle: self.idle.unwrap_or_else(|| IdleStrategy::default_on(allowed.len())),
+            quantum: self.quantum,
+            drain_time: self.drain_time,
+            source: ClockSource::detect(),
+        })
+    }
+}
 
-        let master = Master::acquire(&self.instance, &wanted, Some(source))?;
-        let clock = master.settle_clock(source);
+/// A sidecar that owns nothing yet.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) instance: InstanceName,
+    pub(crate) registry: Registry,
+    pub(crate) wanted: Wanted,
+    /// One for each worker; `None` is not pinned.
+    pub(crate) cpus: Vec<Option<u32>>,
+    idle: IdleStrategy,
+    quantum: u32,
+    drain_time: Duration,
+    pub(crate) source: ClockSource,
+}
+
+impl Plan {
+    /// The registry table after a start, given its rows and generation before; see [`table::merge_registry`].
+    pub(crate) fn merge_registry(
+        &self,
+        old_rows: &[HandlerRow],
+        generation: u32,
+        room: u32,
+    ) -> Result<(Vec<HandlerRow>, u32), StartError> {
+        table::merge_registry(old_rows, &self.registry, generation, room)
+            .ok_or_else(|| StartError::NoRoom { instance: self.instance.clone(), room })
+    }
+
+    /// Recovers what an earlier life left, and serves. Whatever is warm is looked at again.
+    pub(crate) fn serve(self, master: Master, crew: Crew, mut warm: Warm) -> Result<SidecarHandle, StartError> {
+        let clock = master.settle_clock(self.source);
         let (status, geometry) = (master.status.clone(), master.geometry);
         let old_rows = if master.is_new() { Vec::new() } else { table::load_registry(&status, &geometry) };
         // A `status` made anew knows no generation; the journal remembers. What attached under it then finds every
         // handler changed, which is the safe side.
         let generation = status.load(status::GENERATION).max(master.journal.load(journal::GENERATION)) as u32;
-        let merged = table::merge_registry(&old_rows, &registry, generation, geometry.handlers);
-        let Some((rows, generation)) = merged else {
-            return Err(StartError::NoRoom { instance: self.instance, room: geometry.handlers });
-        };
+        let (rows, generation) = self.merge_registry(&old_rows, generation, geometry.handlers)?;
         status.store(status::EPOCH, status.load(status::EPOCH).wrapping_add(1));
         status.store(status::PID, u64::from(std::process::id()));
         status.store(status::STARTED_AT, realtime_ns());
-        status.store(status::WORKERS_USED, u64::from(workers));
+        status.store(status::WORKERS_USED, self.cpus.len() as u64);
 
         let orders = Arc::new(Orders::default());
         let (mut housekeeping, recovery) = Housekeeping::recover(
             master,
             clock,
             (&old_rows, &rows, generation),
-            &registry,
+            &self.registry,
             Arc::clone(&orders),
             self.drain_time,
+            &mut warm,
         )?;
         // After recovery: a start killed before this point leaves the old rows for the next one to judge by.
         table::store_registry(&status, &geometry, &rows, generation);
@@ -241,10 +302,8 @@ impl SidecarBuilder {
         let ended =
             Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC).map_err(|errno| StartError::Thread(errno.into()))?);
         let problem = Arc::clone(&housekeeping.problem);
-        let since = table::since(&rows);
         let (go, wait) = mpsc::channel::<(Housekeeping, Vec<JoinHandle<bool>>)>();
         let bell = Arc::clone(&ended);
-        // Before any worker is pinned, so that it inherits the whole set of CPUs.
         let keeper = spawn("executor-keeper", move || {
             let ending = wait.recv().ok().map(|(housekeeping, workers)| {
                 let (ending, housekeeping) = housekeeping.run(workers);
@@ -255,51 +314,28 @@ impl SidecarBuilder {
             let _ = bell.write(1);
             ending
         })?;
-        let mut threads = Vec::new();
-        let mut failure = None;
-        for (number, &cpu) in (0u32..).zip(&cpus) {
-            let options = WorkerOptions {
+        let (mut engagements, since) = (Vec::new(), table::since(&rows));
+        for (number, &cpu) in (0u32..).zip(&self.cpus) {
+            let (worker, control) = Worker::new(WorkerOptions {
                 worker: number,
                 clock,
                 timed: housekeeping.master.timed,
-                idle,
+                idle: self.idle,
                 quantum: self.quantum,
                 request_bytes: geometry.request_bytes as usize,
                 meter: status.meter(geometry.meter(), geometry.meter_layout().words()),
                 layout: geometry.meter_layout(),
-            };
-            let (worker, control) = Worker::new(options);
+            });
             housekeeping.controls.push(control);
             let running = Arc::new(Running::default());
             let witness = Witness::new(housekeeping.master.journal.clone(), Arc::clone(&running), number);
             housekeeping.running.push(running);
             let line = status::WORKERS + number as usize * LINE;
             status.store(line + status::WORKER_CPU, cpu.map_or(0, |cpu| u64::from(cpu) + 1));
-            status.store(line + status::WORKER_IDLE, idle as u64);
-            let (registry, since) = (registry.clone(), since.clone());
-            let (tell, told) = mpsc::channel::<Result<(), StartError>>();
-            let thread = spawn(&format!("executor-work-{number}"), move || {
-                if let Some(cpu) = cpu
-                    && let Err(error) = cpu::pin_current_thread(cpu)
-                {
-                    let _ = tell.send(Err(error.into()));
-                    return false;
-                }
-                let ready = |result: Result<(), &TableError>| {
-                    let _ = tell.send(result.map_err(|error| error.clone().into()));
-                };
-                witness.watch(|| worker.serve(&registry, &since, ready).is_ok())
-            })?;
-            threads.push(thread);
-            let died = || StartError::Thread(std::io::Error::other("a worker ended before it was ready"));
-            failure = told.recv().unwrap_or_else(|_| Err(died())).err().or(failure);
+            status.store(line + status::WORKER_IDLE, self.idle as u64);
+            engagements.push(Engagement { worker, witness, since: since.clone() });
         }
-        if let Some(failure) = failure {
-            housekeeping.drain(threads); // new files go with their master; older ones stay for a start that succeeds
-            drop(go);
-            let _ = keeper.join();
-            return Err(failure);
-        }
+        let threads = crew.engage(engagements);
         housekeeping.hand_over_recovered();
         housekeeping.master.set_state(InstanceState::Running);
         let bytes = status.load(status::FOOTPRINT);
@@ -307,15 +343,16 @@ impl SidecarBuilder {
         if go.send((housekeeping, threads)).is_err() {
             return Err(StartError::Thread(std::io::Error::other("the housekeeping thread ended before it began")));
         }
+        drop(warm); // what was mapped and not needed after all
         Ok(SidecarHandle {
             instance: self.instance,
-            workers: cpus.len(),
-            cpus: cpus.into_iter().flatten().collect(),
+            workers: self.cpus.len(),
+            cpus: self.cpus.into_iter().flatten().collect(),
             geometry,
             bytes,
-            idle,
+            idle: self.idle,
             timed,
-            clock: source,
+            clock: self.source,
             recovery,
             status,
             generation: crate::lock::fork_generation(),
@@ -327,7 +364,7 @@ impl SidecarBuilder {
     }
 }
 
-fn spawn<T: Send + 'static>(
+pub(crate) fn spawn<T: Send + 'static>(
     name: &str,
     body: impl FnOnce() -> T + Send + 'static,
 ) -> Result<JoinHandle<T>, StartError> {
@@ -339,7 +376,12 @@ fn spawn<T: Send + 'static>(
 }
 
 /// One worker a CPU; `None` leaves a worker where the kernel puts it.
-fn choose_cpus(asked: &[u32], pin: bool, allowed: &[u32]) -> Result<Vec<Option<u32>>, StartError> {
+fn choose_cpus(
+    instance: &InstanceName,
+    asked: &[u32],
+    pin: bool,
+    allowed: &[u32],
+) -> Result<Vec<Option<u32>>, StartError> {
     if !pin {
         return Ok(vec![None; asked.len().max(1)]);
     }
@@ -352,7 +394,8 @@ fn choose_cpus(asked: &[u32], pin: bool, allowed: &[u32]) -> Result<Vec<Option<u
     if !asked.is_empty() {
         return Ok(asked.iter().copied().map(Some).collect());
     }
-    let taken = crate::inspect::cpus_in_use();
+    // Not counting the CPU of the sidecar that this one is to follow.
+    let taken = crate::inspect::cpus_in_use_beside(Some(instance));
     let free = allowed.iter().rev().find(|cpu| !taken.contains(cpu));
     Ok(vec![free.or(allowed.last()).copied()])
 }

@@ -28,28 +28,42 @@ impl StopSignals {
         let fd = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         Ok(Self { fd })
     }
+}
 
-    /// Waits until one of the signals came, `other` is readable or `until` has come; a signal is told first.
-    pub(crate) fn wait(&self, other: BorrowedFd<'_>, until: Option<Instant>) -> std::io::Result<Waited> {
-        loop {
-            if self.fd.read_signal()?.is_some() {
-                return Ok(Waited::Signal);
+/// Waits until one of `signals` came, `other` is readable or `until` has come; a signal is told first.
+pub(crate) fn wait(
+    signals: Option<&StopSignals>,
+    other: BorrowedFd<'_>,
+    until: Option<Instant>,
+) -> std::io::Result<Waited> {
+    loop {
+        if let Some(signals) = signals
+            && signals.fd.read_signal()?.is_some()
+        {
+            return Ok(Waited::Signal);
+        }
+        let timeout = match until.map(|until| until.saturating_duration_since(Instant::now())) {
+            None => PollTimeout::NONE,
+            Some(left) if left.is_zero() => return Ok(Waited::Timeout),
+            // Rounded up: a wait of less than a millisecond is not to be a busy loop.
+            Some(left) => PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX),
+        };
+        let other = PollFd::new(other, PollFlags::POLLIN);
+        let mut fds = [other.clone(), other];
+        let fds = match signals {
+            None => &mut fds[..1],
+            Some(signals) => {
+                fds[1] = PollFd::new(signals.fd.as_fd(), PollFlags::POLLIN);
+                &mut fds[..]
             }
-            let timeout = match until.map(|until| until.saturating_duration_since(Instant::now())) {
-                None => PollTimeout::NONE,
-                Some(left) if left.is_zero() => return Ok(Waited::Timeout),
-                // Rounded up: a wait of less than a millisecond is not to be a busy loop.
-                Some(left) => PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX),
-            };
-            let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN), PollFd::new(other, PollFlags::POLLIN)];
-            match poll(&mut fds, timeout) {
-                Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-            let [signal, other] = fds;
-            if !signal.any().unwrap_or(false) && other.any().unwrap_or(false) {
-                return Ok(Waited::Other);
-            }
+        };
+        match poll(fds, timeout) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let is_ready = |fd: &PollFd<'_>| fd.any().unwrap_or(false);
+        if is_ready(&fds[0]) && !fds[1..].iter().any(is_ready) {
+            return Ok(Waited::Other);
         }
     }
 }

@@ -1,8 +1,13 @@
 //! What a start was asked for, and whether the files that are there fit it.
 
-use crate::files::InstanceName;
-use crate::layout::Geometry;
-use crate::master::MasterError;
+use executor_core::clock::ClockSource;
+
+use crate::files::{Header, InstanceName};
+use crate::layout::{Geometry, Kind, geometry};
+use crate::master::{MasterError, foreign};
+use crate::state::InstanceState;
+use crate::status as table;
+use crate::words::Words;
 
 /// Sizes a start was asked for; `None` takes the files' own, or the default for new files.
 #[derive(Clone, Copy, Debug, Default)]
@@ -65,4 +70,48 @@ impl Wanted {
         }
         Ok(())
     }
+
+    /// Compares with the files of an instance that has settled.
+    ///
+    /// # Errors
+    ///
+    /// [`MasterError::Differs`] or [`MasterError::Clock`].
+    pub(crate) fn check_settled(
+        &self,
+        instance: &InstanceName,
+        clock: Option<ClockSource>,
+        journal: &impl Words,
+        geometry: &Geometry,
+    ) -> Result<(), MasterError> {
+        self.check(instance, geometry, Some(table::is_timed(journal)))?;
+        let found = ClockSource::from_code(journal.load(geometry::CLOCK));
+        match clock {
+            Some(clock) if found != Some(clock) => Err(MasterError::Clock {
+                instance: instance.clone(),
+                asked: clock.name(),
+                found: found.map_or("unknown", ClockSource::name),
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What a journal says of itself.
+///
+/// # Errors
+///
+/// It is none of this build, or none at all.
+pub(crate) fn read_journal(
+    instance: &InstanceName,
+    journal: &impl Words,
+) -> Result<(Header, Geometry, InstanceState), MasterError> {
+    let name = instance.journal();
+    let head = Header::load(journal, &name, Kind::Journal)?;
+    let geometry = Geometry::load(journal);
+    geometry.check()?;
+    if geometry.journal_bytes() != journal.len() * 8 || head.lanes != geometry.lanes {
+        return Err(foreign(&name, "its length does not fit its sizes").into());
+    }
+    let state = InstanceState::from_word(head.state).ok_or_else(|| foreign(&name, "its state is none"))?;
+    Ok((head, geometry, state))
 }

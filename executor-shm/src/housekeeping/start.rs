@@ -10,13 +10,13 @@ use executor_core::registry::Registry;
 use executor_core::status::{Poison, Status};
 
 use super::{Housekeeping, Keep, Orders};
-use crate::draft;
 use crate::files::FileError;
 use crate::layout::{journal::k, status};
 use crate::master::Master;
 use crate::recovery::{self, Circumstances};
 use crate::state::LaneState;
 use crate::status::{HandlerRow, Placement};
+use crate::warm::Warm;
 use crate::words::{Words, WordsMut};
 
 /// Positions that a lane can reach: task ids have 54 bits for them.
@@ -38,7 +38,7 @@ pub struct RecoveryReport {
 }
 
 impl Housekeeping {
-    /// Recovers every lane of the files and rewrites the mirrors. No worker runs yet.
+    /// Recovers every lane of the files and rewrites the mirrors. No worker has a lane yet.
     pub(crate) fn recover(
         master: Master,
         clock: Clock,
@@ -46,6 +46,7 @@ impl Housekeeping {
         registry: &Registry,
         orders: Arc<Orders>,
         drain_time: Duration,
+        warm: &mut Warm,
     ) -> Result<(Self, RecoveryReport), FileError> {
         let (old_rows, new_rows, generation) = rows;
         let mut report = RecoveryReport::default();
@@ -68,7 +69,7 @@ impl Housekeeping {
                     master.journal.commit(at + COMMIT, 0);
                 }
                 Some(state) => {
-                    match draft::open_lane(&master.instance, &master.geometry, master.nonce, lane, keep.word.nonce()) {
+                    match warm.open_lane(&master.instance, &master.geometry, master.nonce, lane, keep.word.nonce()) {
                         // Files that are gone or damaged under a journal that names them cost their own lane only: they
                         // are made anew once nobody holds their lock, and whoever was attached finds the lane lost.
                         Err(error) if error.is_missing() || error.is_damage() => {

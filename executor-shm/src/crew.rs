@@ -1,0 +1,94 @@
+//! The threads of the workers, pinned and with their handlers made, before they have anything to serve.
+//!
+//! A start that fails, and a standby that is given up, let them go: they end without having served.
+
+use std::sync::mpsc::{self, Sender};
+use std::thread::JoinHandle;
+
+use executor_core::cpu;
+use executor_core::registry::{Registry, Since, Table};
+use executor_core::worker::Worker;
+
+use crate::fault::Witness;
+use crate::housekeeping::ShmLane;
+use crate::lock::fork_generation;
+use crate::mapped::MeterWords;
+use crate::sidecar::{StartError, spawn};
+
+/// What a thread waits for.
+pub(crate) struct Engagement {
+    pub(crate) worker: Worker<ShmLane, MeterWords>,
+    /// Who notes its crashes.
+    pub(crate) witness: Witness,
+    /// The past of its handlers.
+    pub(crate) since: Vec<Since>,
+}
+
+/// Threads that wait for their workers. Dropped, they end.
+#[derive(Debug)]
+pub(crate) struct Crew {
+    hands: Vec<Hand>,
+    generation: u64,
+}
+
+#[derive(Debug)]
+struct Hand {
+    /// Dropped before the thread is joined: that ends its wait.
+    go: Sender<Engagement>,
+    thread: JoinHandle<bool>,
+}
+
+impl Crew {
+    /// One thread for each of `cpus`, on that CPU unless it is `None`, with the handlers of its worker.
+    ///
+    /// # Errors
+    ///
+    /// A thread could not be started or pinned, or a handler's own state could not be made.
+    pub(crate) fn muster(registry: &Registry, cpus: &[Option<u32>]) -> Result<Self, StartError> {
+        let mut crew = Self { hands: Vec::new(), generation: fork_generation() };
+        let mut answers = Vec::new();
+        for (number, &cpu) in (0u32..).zip(cpus) {
+            let (go, wait) = mpsc::channel::<Engagement>();
+            let (tell, told) = mpsc::channel::<Result<(), StartError>>();
+            let registry = registry.clone();
+            let thread = spawn(&format!("executor-work-{number}"), move || {
+                let pinned = cpu.map_or(Ok(()), cpu::pin_current_thread).map_err(StartError::from);
+                let table = pinned.and_then(|()| Ok(Table::new(&registry, number)?));
+                let (table, answer) = table.map_or_else(|error| (None, Err(error)), |table| (Some(table), Ok(())));
+                let _ = tell.send(answer);
+                let (Some(table), Ok(engagement)) = (table, wait.recv()) else { return false };
+                let Engagement { worker, witness, since } = engagement;
+                witness.watch(|| worker.serve_with(table.dated(&since)));
+                true
+            })?;
+            crew.hands.push(Hand { go, thread });
+            answers.push(told);
+        }
+        for answer in answers {
+            let died = || StartError::Thread(std::io::Error::other("a worker ended before it was ready"));
+            answer.recv().unwrap_or_else(|_| Err(died()))?;
+        }
+        Ok(crew)
+    }
+
+    /// Gives each thread its worker; they serve from now on.
+    pub(crate) fn engage(mut self, engagements: Vec<Engagement>) -> Vec<JoinHandle<bool>> {
+        let engage = |(hand, engagement): (Hand, Engagement)| {
+            let _ = hand.go.send(engagement); // a thread that died is found by housekeeping
+            hand.thread
+        };
+        std::mem::take(&mut self.hands).into_iter().zip(engagements).map(engage).collect()
+    }
+}
+
+impl Drop for Crew {
+    fn drop(&mut self) {
+        let threads: Vec<JoinHandle<bool>> = self.hands.drain(..).map(|hand| hand.thread).collect();
+        if self.generation != fork_generation() {
+            return; // a forked child has none of them
+        }
+        for thread in threads {
+            let _ = thread.join();
+        }
+    }
+}
