@@ -102,13 +102,16 @@ pub(crate) fn store_clock(words: &impl WordsMut, source: ClockSource, calibratio
 pub fn load_clock(words: &impl Words) -> Result<Clock, ClockUnreadable> {
     for _ in 0..SEQUENCE_LOOKS {
         let before = words.load_commit(status::CLOCK_SEQUENCE);
+        if before == 0 {
+            return Err(ClockUnreadable); // never written: whoever waits for it waits for a start of the instance
+        }
         let calibration = Calibration {
             ticks: words.load_commit(status::CLOCK_TICKS),
             monotonic_ns: words.load_commit(status::CLOCK_MONOTONIC),
             realtime_ns: words.load_commit(status::CLOCK_REALTIME),
             ticks_per_second: words.load_commit(status::CLOCK_RATE),
         };
-        if before.is_multiple_of(2) && before != 0 && words.load_commit(status::CLOCK_SEQUENCE) == before {
+        if before.is_multiple_of(2) && words.load_commit(status::CLOCK_SEQUENCE) == before {
             let source = ClockSource::from_code(words.load(geometry::CLOCK)).ok_or(ClockUnreadable)?;
             return Ok(Clock::new(source, calibration));
         }
