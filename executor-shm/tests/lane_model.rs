@@ -7,126 +7,23 @@
 #![deny(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+mod mortal;
+
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 use executor_core::Status;
 use executor_core::dispatch::{Lane, Scratch};
-use executor_core::record::{CompletionRecord, DescriptorRecord, INLINE_PAYLOAD, INLINE_RESPONSE, WORDS};
+use executor_core::record::{CompletionRecord, DescriptorRecord, INLINE_PAYLOAD, INLINE_RESPONSE};
 use executor_core::status::{Interrupted, Malformed, Poison};
 use executor_shm::lane::{LaneShape, Look, ProducerHalf, Rerun, WorkerHalf};
 use executor_shm::layout::{Geometry, journal};
 use executor_shm::recovery::{Circumstances, Recovered, recover};
-use executor_shm::words::{HeapWords, Words, WordsMut};
+use executor_shm::words::HeapWords;
+use mortal::{FOREVER, Life};
 use proptest::prelude::*;
 
-/// How many stores a process still does before it is killed, and which it did.
-#[derive(Debug)]
-struct Life {
-    left: Cell<u64>,
-    landed: RefCell<Vec<(&'static str, usize, u64)>>,
-}
-
-const FOREVER: u64 = u64::MAX;
-
-impl Life {
-    fn new() -> Rc<Self> {
-        Rc::new(Self { left: Cell::new(FOREVER), landed: RefCell::default() })
-    }
-
-    fn begin(&self, stores: u64) {
-        self.left.set(stores);
-        self.landed.borrow_mut().clear();
-    }
-
-    fn is_over(&self) -> bool {
-        self.left.get() == 0
-    }
-
-    fn has_landed(&self, file: &'static str, at: usize, value: u64) -> bool {
-        self.landed.borrow().contains(&(file, at, value))
-    }
-}
-
-/// Words that one mortal process writes, buffers included. A store after the process's death does not happen; bytes of
-/// a buffer are stored before the commit that follows them, whether or not that one still happens.
-#[derive(Debug)]
-struct Mortal {
-    file: &'static str,
-    words: HeapWords,
-    life: Rc<Life>,
-    staged: RefCell<(usize, Vec<u8>)>,
-}
-
-impl Mortal {
-    fn new(file: &'static str, words: &HeapWords, life: &Rc<Life>) -> Self {
-        Self { file, words: words.clone(), life: Rc::clone(life), staged: RefCell::default() }
-    }
-
-    fn survives(&self, at: usize, value: u64) -> bool {
-        let left = self.life.left.get();
-        if left == 0 {
-            return false;
-        }
-        if left != FOREVER {
-            self.life.left.set(left - 1);
-        }
-        self.life.landed.borrow_mut().push((self.file, at, value));
-        true
-    }
-}
-
-impl Words for Mortal {
-    fn len(&self) -> usize {
-        self.words.len()
-    }
-
-    fn load(&self, at: usize) -> u64 {
-        self.words.load(at)
-    }
-
-    fn load_commit(&self, at: usize) -> u64 {
-        self.words.load_commit(at)
-    }
-
-    fn load_record(&self, at: usize) -> [u64; WORDS] {
-        self.words.load_record(at)
-    }
-}
-
-impl WordsMut for Mortal {
-    fn store(&self, at: usize, value: u64) {
-        if self.survives(at, value) {
-            self.words.store(at, value);
-        }
-    }
-
-    fn commit(&self, at: usize, value: u64) {
-        let (from, bytes) = self.staged.take();
-        for (word, chunk) in (from..).zip(bytes.chunks(8)) {
-            self.words.store(word, u64::from_le_bytes(chunk.try_into().unwrap()));
-        }
-        if self.survives(at, value) {
-            self.words.commit(at, value);
-        }
-    }
-
-    fn store_record(&self, at: usize, record: &[u64; WORDS]) {
-        for (place, word) in record.iter().enumerate().skip(1) {
-            self.store(at + place, *word);
-        }
-    }
-
-    fn buffer(&mut self, at: usize, length: usize) -> &mut [u8] {
-        let mut bytes = vec![0; length.next_multiple_of(8)];
-        self.words.copy_out(at, &mut bytes);
-        let staged = self.staged.get_mut();
-        *staged = (at, bytes);
-        &mut staged.1[..length]
-    }
-}
+type Mortal = mortal::Mortal<HeapWords>;
 
 /// A task as the oracle remembers it.
 #[derive(Clone, Debug, PartialEq)]
@@ -162,7 +59,7 @@ struct Bench {
     sq: HeapWords,
     cq: HeapWords,
     journal: HeapWords,
-    life: Rc<Life>,
+    life: Life,
     producer: ProducerHalf<Mortal, HeapWords>,
     worker: WorkerHalf<HeapWords, Mortal, Mortal>,
     scratch: Scratch,
@@ -183,8 +80,9 @@ impl Bench {
         let sq = HeapWords::new(geometry.sq_bytes() / 8);
         let cq = HeapWords::new(geometry.cq_bytes() / 8);
         let journal = HeapWords::new(journal::LANE_WORDS);
-        let life = Life::new();
-        let producer = ProducerHalf::new(Mortal::new("sq", &sq, &Life::new()), cq.clone(), LaneShape::new(&geometry));
+        let life = Life::new(FOREVER);
+        let producer =
+            ProducerHalf::new(Mortal::new("sq", &sq, &Life::new(FOREVER)), cq.clone(), LaneShape::new(&geometry));
         let worker = worker(&geometry, &sq, &cq, &journal, &life, (0, None));
         let ring = capacity as usize;
         Self {
@@ -432,7 +330,7 @@ fn worker(
     sq: &HeapWords,
     cq: &HeapWords,
     journal: &HeapWords,
-    life: &Rc<Life>,
+    life: &Life,
     start: (u64, Option<Rerun>),
 ) -> WorkerHalf<HeapWords, Mortal, Mortal> {
     let (cq, journal) = (Mortal::new("cq", cq, life), Mortal::new("journal", journal, life));
@@ -558,7 +456,7 @@ fn a_kill_after_any_store_of_a_step_and_of_its_recovery_costs_no_completion() {
 fn a_submit_that_was_cut_off_before_its_last_store_is_not_accepted() {
     for stores in 0..8 {
         let bench = Bench::new(2, 64, 0);
-        let life = Life::new();
+        let life = Life::new(FOREVER);
         life.begin(stores);
         let sq = Mortal::new("sq", &bench.sq, &life);
         let mut dying = ProducerHalf::new(sq, bench.cq.clone(), LaneShape::new(&bench.geometry));

@@ -1,4 +1,5 @@
-//! Every interleaving of the two halves of a lane, up to the preemption bound, over `loom`'s atomics.
+//! Every interleaving of the two halves of a lane, up to the preemption bound, over `loom`'s atomics; and of a producer
+//! with a sidecar that is killed after any of its stores and with the one that comes after it.
 //!
 //! Each model lists the outcomes that are legal. An execution with any other outcome fails, and so does a model that
 //! did not see every listed outcome: a model that explores nothing proves nothing. Contents are compared word by word
@@ -10,12 +11,24 @@
 //! | the same | P2 | a completion with words of no task |
 //! | [`a_started_task_is_recovered_with_its_own_words`] | P3 | a journal record with words of no task |
 //!
+//! A kill leaves what was stored before it, in the program's order: the rest of the step is left out. The kernel frees the
+//! dead sidecar's lock after its last store and gives it to the next one, which orders the two: they are one thread here.
+//!
+//! | model | killed after each store of |
+//! |---|---|
+//! | [`a_step_killed_after_any_of_its_stores_costs_no_completion`] | a step: run, idempotent, not run |
+//! | [`a_second_attempt_killed_after_any_of_its_stores_is_the_last`] | the step that runs a task again |
+//! | [`a_recovery_killed_after_any_of_its_stores_is_recovered_alike`] | a recovery, after each store of the step before it |
+//! | [`a_submit_killed_after_any_of_its_stores_is_whole_or_nothing`] | a submit, beside each store of a step |
+//!
 //! ```text
 //! RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=3 cargo test --release -p executor-shm --test loom
 //! ```
 #![cfg(loom)]
 #![deny(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+mod mortal;
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
@@ -26,10 +39,11 @@ use executor_core::Status;
 use executor_core::dispatch::Lane;
 use executor_core::record::{CompletionRecord, DescriptorRecord, WORDS};
 use executor_core::status::Interrupted;
-use executor_shm::lane::{LaneShape, Look, ProducerHalf, WorkerHalf};
+use executor_shm::lane::{LaneShape, Look, ProducerHalf, Rerun, WorkerHalf};
 use executor_shm::layout::{self, Geometry};
-use executor_shm::recovery::{Circumstances, recover};
+use executor_shm::recovery::{Circumstances, Recovered, is_unanswered, recover};
 use executor_shm::words::{HeapWords, Words, WordsMut};
+use mortal::{FOREVER, Life, Mortal};
 
 const GEOMETRY: Geometry =
     Geometry { capacity: 2, request_bytes: 0, response_bytes: 0, lanes: 1, handlers: 1, workers: 1 };
@@ -82,9 +96,19 @@ impl WordsMut for Slots {
 }
 
 type Worker = WorkerHalf<Slots, Slots, HeapWords>;
+type Producer = ProducerHalf<Mortal<Slots>, Slots>;
 
 fn worker(sq: Slots, cq: Slots, journal: HeapWords) -> Worker {
-    WorkerHalf::new(sq, cq, journal, 0, LaneShape::new(&GEOMETRY), (0, None), Arc::new(AtomicU32::new(0)))
+    half(sq, cq, journal, (0, None))
+}
+
+fn half<C: WordsMut, J: WordsMut>(
+    sq: Slots,
+    cq: C,
+    journal: J,
+    start: (u64, Option<Rerun>),
+) -> WorkerHalf<Slots, C, J> {
+    WorkerHalf::new(sq, cq, journal, 0, LaneShape::new(&GEOMETRY), start, Arc::new(AtomicU32::new(0)))
 }
 
 fn journal() -> HeapWords {
@@ -131,11 +155,11 @@ fn answers(record: &CompletionRecord) -> u64 {
 
 /// Runs `model` over all interleavings; what it returns must be listed, and all that is listed must be returned.
 #[track_caller]
-fn explore<O, const N: usize>(legal: [O; N], model: impl Fn() -> O + Send + Sync + 'static)
+fn explore<O>(legal: impl IntoIterator<Item = O>, model: impl Fn() -> O + Send + Sync + 'static) -> u64
 where
     O: Ord + Clone + Debug + Send + Sync + 'static,
 {
-    let legal = BTreeSet::from(legal);
+    let legal = BTreeSet::from_iter(legal);
     let seen = Arc::new(Mutex::new((BTreeSet::new(), 0u64)));
     let (allowed, note) = (legal.clone(), Arc::clone(&seen));
     let mut builder = loom::model::Builder::new();
@@ -148,8 +172,8 @@ where
         seen.1 += 1;
     });
     let seen = seen.lock().unwrap();
-    println!("{} executions, {} outcomes", seen.1, seen.0.len());
     assert_eq!(seen.0, legal, "legal outcomes that no execution had");
+    seen.1
 }
 
 /// Steps of the worker and looks of the producer, found something or not.
@@ -172,7 +196,7 @@ fn three_tasks_through_two_slots_arrive_whole_and_in_order() {
         list(&[0, 1, 2], &[0, 1]),
         list(&[0, 1, 2], &[0, 1, 2]),
     ];
-    explore::<Seen, _>(legal, move || {
+    let executions = explore::<Seen>(legal, move || {
         let (sq, cq) = (Slots::new(), Slots::new());
         let mut producer = ProducerHalf::new(sq.clone(), cq.clone(), LaneShape::new(&GEOMETRY));
         let mut worker = worker(sq, cq, journal());
@@ -204,6 +228,7 @@ fn three_tasks_through_two_slots_arrive_whole_and_in_order() {
         assert_eq!((producer.submitted(), producer.credited()), (3, 3));
         outcome
     });
+    println!("{executions} executions");
 }
 
 /// One look of the worker: takes, starts and answers the next task if it sees one.
@@ -238,7 +263,7 @@ fn collect(producer: &mut ProducerHalf<Slots, Slots>, seen: &mut Vec<u64>) {
 #[test]
 fn a_started_task_is_recovered_with_its_own_words() {
     let interrupted = Some(Status::Interrupted(Interrupted::Killed).code());
-    explore([(0, None, None), (1, interrupted, Some(0))], move || {
+    let executions = explore([(0, None, None), (1, interrupted, Some(0))], move || {
         let (sq, cq, journal) = (Slots::new(), Slots::new(), journal());
         let mut producer = ProducerHalf::new(sq.clone(), cq.clone(), LaneShape::new(&GEOMETRY));
         producer.submit(&asked(0));
@@ -254,13 +279,7 @@ fn a_started_task_is_recovered_with_its_own_words() {
         let mut judged = None;
         let found = recover(&journal, 0, &cq, &GEOMETRY, |record| {
             judged = Some(asks(record));
-            Circumstances {
-                poisoned: false,
-                payload_lost: false,
-                handler_changed: false,
-                idempotent: false,
-                signal: false,
-            }
+            CALM
         });
         dying.join().unwrap();
         if let Look::Ended(record) = producer.look(0) {
@@ -268,4 +287,326 @@ fn a_started_task_is_recovered_with_its_own_words() {
         }
         (found.position, found.answered.map(Status::code), judged)
     });
+    println!("{executions} executions");
+}
+
+const CALM: Circumstances =
+    Circumstances { poisoned: false, payload_lost: false, handler_changed: false, idempotent: false, signal: false };
+
+/// What becomes of the task whose step is killed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kind {
+    Runs,
+    Idempotent,
+    /// It must not run and ends so.
+    Expires,
+}
+
+impl Kind {
+    fn verdict(self) -> Option<Status> {
+        (self == Kind::Expires).then_some(Status::Expired)
+    }
+
+    fn circumstances(self) -> Circumstances {
+        Circumstances { idempotent: self == Kind::Idempotent, ..CALM }
+    }
+}
+
+/// Stores of a step up to its STARTED: a descriptor into the journal, verdict, stamp, STARTED.
+const STARTED: u64 = 7 + 3;
+/// And up to its COMPLETED.
+const COMPLETED: u64 = STARTED + 8;
+/// Stores of a recovery that answers.
+const ANSWERED: u64 = 8;
+/// The task whose step is killed. The slots hold earlier ones, as they mostly do.
+const KILLED: u64 = 2;
+
+/// A lane whose earlier tasks are done and forgotten.
+struct Files {
+    sq: Slots,
+    cq: Slots,
+    journal: HeapWords,
+}
+
+impl Files {
+    fn new() -> Self {
+        Self { sq: Slots::new(), cq: Slots::new(), journal: journal() }
+    }
+
+    /// The lane with `KILLED` tasks behind it, and its producer with its life.
+    fn used() -> (Self, Producer, Life) {
+        let (lane, life) = (Self::new(), Life::new(FOREVER));
+        let sq = Mortal::new("sq", &lane.sq, &life);
+        let mut producer = ProducerHalf::new(sq, lane.cq.clone(), LaneShape::new(&GEOMETRY));
+        let mut worker = lane.life((0, None));
+        for position in 0..KILLED {
+            producer.submit(&asked(position));
+            assert_eq!(step(&mut worker, None), Some((position, 1)));
+            producer.credit();
+        }
+        (lane, producer, life)
+    }
+
+    fn life(&self, start: (u64, Option<Rerun>)) -> Worker {
+        half(self.sq.clone(), self.cq.clone(), self.journal.clone(), start)
+    }
+
+    /// One step of a sidecar that is killed after `stores`: position and attempt of the task, if one was there.
+    fn die(&self, stores: u64, start: (u64, Option<Rerun>), kind: Kind) -> Option<(u64, u16)> {
+        let life = Life::new(stores);
+        let (cq, journal) = (Mortal::new("cq", &self.cq, &life), Mortal::new("journal", &self.journal, &life));
+        step(&mut half(self.sq.clone(), cq, journal, start), kind.verdict())
+    }
+
+    /// The same, and what recovery finds.
+    fn kill(&self, stores: u64, start: (u64, Option<Rerun>), kind: Kind) -> (Option<(u64, u16)>, Recovered) {
+        (self.die(stores, start, kind), self.recover(kind))
+    }
+
+    fn recover(&self, kind: Kind) -> Recovered {
+        self.recover_until(FOREVER, kind)
+    }
+
+    /// A recovery that is killed after `stores`.
+    fn recover_until(&self, stores: u64, kind: Kind) -> Recovered {
+        let cq = Mortal::new("cq", &self.cq, &Life::new(stores));
+        recover(&self.journal, 0, &cq, &GEOMETRY, |record| {
+            assert_eq!(asks(record), KILLED, "judged by the words of another task");
+            kind.circumstances()
+        })
+    }
+}
+
+/// One look of a worker: position and attempt of the task it served.
+fn step<C: WordsMut, J: WordsMut>(worker: &mut WorkerHalf<Slots, C, J>, verdict: Option<Status>) -> Option<(u64, u16)> {
+    let mut record = DescriptorRecord::default();
+    let attempt = worker.take(&mut record);
+    if attempt == 0 {
+        loom::thread::yield_now();
+        return None;
+    }
+    let position = asks(&record);
+    assert_eq!(position, worker.position());
+    let verdict = verdict.filter(|_| position == KILLED && attempt == 1);
+    let started_at = 700 + position;
+    assert!(worker.start(attempt, verdict, started_at));
+    let end = match verdict {
+        Some(status) => CompletionRecord::new(status, 0, 0, 200 + position, started_at, started_at, [0; 3]),
+        None => done(position, attempt),
+    };
+    worker.publish(&end);
+    Some((position, attempt))
+}
+
+fn done(position: u64, attempt: u16) -> CompletionRecord {
+    let inline = [4000 + position, 5000 + position, 6000 + position];
+    CompletionRecord::new(Status::Done, attempt, 24, 200 + position, 700 + position, 800 + position, inline)
+}
+
+/// How a task ended, checked word by word, or not yet.
+fn end(producer: &Producer, position: u64) -> Option<(Status, u16)> {
+    let record = match producer.look(position) {
+        Look::Pending => return None,
+        Look::Corrupt(word) => panic!("a commit word of no task: {word}"),
+        Look::Ended(record) => record,
+    };
+    let (status, attempt) = (record.status().unwrap(), record.attempt());
+    let whole = match status {
+        Status::Done => done(position, attempt),
+        unrun => CompletionRecord::new(unrun, attempt, 0, 200 + position, 700 + position, 700 + position, [0; 3]),
+    };
+    assert_eq!(record.words, whole.words, "a completion with words of no task");
+    Some((status, attempt))
+}
+
+/// What recovery is to find and how the task is to end.
+type Fate = (Found, (Status, u16));
+/// [`Recovered`] in order: the next position, the attempt there if the task runs again, the answer that was given.
+type Found = (u64, Option<u16>, Option<(u8, u8)>);
+
+fn found(found: Recovered) -> Found {
+    (found.position, found.rerun.map(|rerun| rerun.attempt), found.answered.map(code))
+}
+
+fn code(status: Status) -> (u8, u8) {
+    (status.code(), status.detail())
+}
+
+/// What the page on recovery says of a step that was killed after `stores`, had it begun.
+fn fate(stores: u64, kind: Kind) -> Fate {
+    let killed = Status::Interrupted(Interrupted::Killed);
+    match (stores, kind) {
+        // Nothing of it is looked at again; the next sidecar of this model judges no task.
+        (..STARTED, _) => ((KILLED, None, None), (Status::Done, 1)),
+        (STARTED..COMPLETED, Kind::Runs) => ((KILLED + 1, None, Some(code(killed))), (killed, 1)),
+        (STARTED..COMPLETED, Kind::Idempotent) => ((KILLED, Some(2), None), (Status::Done, 2)),
+        (STARTED..COMPLETED, Kind::Expires) => ((KILLED + 1, None, Some(code(Status::Expired))), (Status::Expired, 0)),
+        (_, Kind::Expires) => ((KILLED + 1, None, None), (Status::Expired, 0)),
+        _ => ((KILLED + 1, None, None), (Status::Done, 1)),
+    }
+}
+
+/// What a run came to: whether the task was there for the sidecar that is killed, what the next one found, and what the
+/// producer saw meanwhile at each of two looks.
+type Outcome = (bool, Found, [bool; 2]);
+
+/// A producer looks at one task while sidecars come and go: pending first, and as it ended from some moment on.
+const LOOKED: [[bool; 2]; 3] = [[false, false], [false, true], [true, true]];
+
+/// The producer's part beside the sidecars: it submits `KILLED` unless that is done and the task after it, looks at
+/// `KILLED` twice, and takes whatever it finds for how the task ended.
+fn produce(producer: &mut Producer) -> ([bool; 2], Option<(Status, u16)>) {
+    while producer.submitted() < KILLED + 2 {
+        producer.submit(&asked(producer.submitted()));
+    }
+    let looks = [0; 2].map(|_| {
+        let end = end(producer, KILLED);
+        if end.is_none() {
+            loom::thread::yield_now();
+        }
+        end
+    });
+    if let [Some(first), second] = looks {
+        assert_eq!(second, Some(first), "a completion changed after it was seen");
+    }
+    (looks.map(|end| end.is_some()), looks[1])
+}
+
+/// The sidecar that comes last, and is not killed: two looks.
+fn serve_on(lane: &Files, found: Recovered) -> Worker {
+    let mut worker = lane.life((found.position, found.rerun));
+    for _ in 0..2 {
+        step(&mut worker, None);
+    }
+    worker
+}
+
+/// Nobody races any more: what is left is served, `KILLED` ends as `expected` and the task after it is untouched by it.
+fn settle(producer: &Producer, worker: &mut Worker, seen: Option<(Status, u16)>, expected: (Status, u16)) {
+    while worker.is_ready() {
+        step(worker, None);
+    }
+    assert_eq!(worker.position(), producer.submitted(), "a task that nobody serves, or one too many");
+    assert_eq!(end(producer, KILLED), Some(expected));
+    assert!(seen.is_none_or(|seen| seen == expected), "seen as {seen:?}, and later as {expected:?}");
+    assert_eq!(end(producer, KILLED + 1), Some((Status::Done, 1)));
+}
+
+#[test]
+fn a_step_killed_after_any_of_its_stores_costs_no_completion() {
+    let mut executions = 0;
+    for kind in [Kind::Runs, Kind::Idempotent, Kind::Expires] {
+        for stores in 0..=COMPLETED {
+            // The task was not there yet when the first sidecar looked; or it was, and the kill left a part of its step.
+            let fates = [(false, fate(0, kind)), (true, fate(stores, kind))];
+            let legal = fates.map(|(begun, (found, _))| LOOKED.map(|looks| (begun, found, looks))).concat();
+            executions += explore::<Outcome>(legal, move || {
+                let (lane, mut producer, _) = Files::used();
+                let sidecars = loom::thread::spawn(move || {
+                    let (begun, found) = lane.kill(stores, (KILLED, None), kind);
+                    (begun.is_some(), found, serve_on(&lane, found))
+                });
+                let (looks, seen) = produce(&mut producer);
+                let (begun, recovered, mut worker) = sidecars.join().unwrap();
+                let (_, expected) = fate(if begun { stores } else { 0 }, kind);
+                settle(&producer, &mut worker, seen, expected);
+                (begun, found(recovered), looks)
+            });
+        }
+    }
+    println!("{executions} executions");
+}
+
+#[test]
+fn a_second_attempt_killed_after_any_of_its_stores_is_the_last() {
+    const AGAIN: u64 = 1 + 8; // the attempts word, a completion
+    let mut executions = 0;
+    for stores in 0..=AGAIN {
+        let attempts = Status::Interrupted(Interrupted::Attempts);
+        let (expected_found, expected) = match stores {
+            0 => ((KILLED, Some(2), None), (Status::Done, 2)), // the second attempt had not begun
+            1..AGAIN => ((KILLED + 1, None, Some(code(attempts))), (attempts, 2)),
+            _ => ((KILLED + 1, None, None), (Status::Done, 2)),
+        };
+        executions += explore::<Outcome>(LOOKED.map(|looks| (true, expected_found, looks)), move || {
+            let (lane, mut producer, _) = Files::used();
+            producer.submit(&asked(KILLED));
+            let (begun, first) = lane.kill(STARTED, (KILLED, None), Kind::Idempotent);
+            assert_eq!((begun, found(first)), (Some((KILLED, 1)), (KILLED, Some(2), None)));
+            let sidecars = loom::thread::spawn(move || {
+                let (begun, found) = lane.kill(stores, (first.position, first.rerun), Kind::Idempotent);
+                assert_eq!(begun, Some((KILLED, 2)));
+                (found, serve_on(&lane, found))
+            });
+            let (looks, seen) = produce(&mut producer);
+            let (recovered, mut worker) = sidecars.join().unwrap();
+            settle(&producer, &mut worker, seen, expected);
+            (true, found(recovered), looks)
+        });
+    }
+    println!("{executions} executions");
+}
+
+#[test]
+fn a_recovery_killed_after_any_of_its_stores_is_recovered_alike() {
+    let mut executions = 0;
+    for kind in [Kind::Runs, Kind::Expires] {
+        for stores in STARTED..COMPLETED {
+            for recovered_stores in 0..=ANSWERED {
+                let ((position, rerun, answered), expected) = fate(stores, kind);
+                // Answered once: the recovery after the one that got as far as the answer finds it given.
+                let answered = answered.filter(|_| recovered_stores < ANSWERED);
+                let expected_found = (position, rerun, answered);
+                executions += explore::<Outcome>(LOOKED.map(|looks| (true, expected_found, looks)), move || {
+                    let (lane, mut producer, _) = Files::used();
+                    producer.submit(&asked(KILLED));
+                    lane.die(stores, (KILLED, None), kind);
+                    let sidecars = loom::thread::spawn(move || {
+                        lane.recover_until(recovered_stores, kind);
+                        let found = lane.recover(kind);
+                        (found, serve_on(&lane, found))
+                    });
+                    let (looks, seen) = produce(&mut producer);
+                    let (recovered, mut worker) = sidecars.join().unwrap();
+                    settle(&producer, &mut worker, seen, expected);
+                    (true, found(recovered), looks)
+                });
+            }
+        }
+    }
+    println!("{executions} executions");
+}
+
+#[test]
+fn a_submit_killed_after_any_of_its_stores_is_whole_or_nothing() {
+    const ACCEPTED: u64 = 8;
+    let mut executions = 0;
+    for submitted in 0..=ACCEPTED {
+        for stores in 0..=COMPLETED {
+            let begun = [(false, fate(0, Kind::Runs).0), (true, fate(stores, Kind::Runs).0)];
+            let legal = begun.into_iter().filter(|(begun, _)| !begun || submitted == ACCEPTED);
+            executions += explore(legal.collect::<Vec<_>>(), move || {
+                let (lane, mut producer, life) = Files::used();
+                life.begin(submitted);
+                let sidecars = loom::thread::spawn(move || {
+                    let (begun, found) = lane.kill(stores, (KILLED, None), Kind::Runs);
+                    (begun.is_some(), found, lane)
+                });
+                producer.submit(&asked(KILLED));
+                let (begun, recovered, lane) = sidecars.join().unwrap();
+                // Whoever stops or cleans the instance now asks whether anything would be lost.
+                let waits = is_unanswered(&lane.journal, 0, &lane.sq, Some(&lane.cq), &GEOMETRY);
+                let mut worker = lane.life((recovered.position, recovered.rerun));
+                assert_eq!(worker.is_ready(), waits);
+                assert_eq!(waits, submitted == ACCEPTED && recovered.position == KILLED);
+                while worker.is_ready() {
+                    step(&mut worker, None);
+                }
+                let expected = (submitted == ACCEPTED).then(|| fate(if begun { stores } else { 0 }, Kind::Runs).1);
+                assert_eq!(end(&producer, KILLED), expected);
+                (begun, found(recovered))
+            });
+        }
+    }
+    println!("{executions} executions");
 }
