@@ -49,6 +49,8 @@ mod reset;
 mod start;
 mod stop;
 
+pub use audit::damaged_at;
+pub use reset::{clear_lines, count_off_ids, skip_ids};
 pub use start::RecoveryReport;
 
 pub(crate) type ShmLane = WorkerHalf<ReadWords, WriteWords, SharedWords>;

@@ -10,9 +10,9 @@ use std::sync::atomic::{Ordering::Acquire, Ordering::Release};
 use executor_core::record::{COMMIT, WORDS};
 use executor_core::status::Poison;
 
-use super::Housekeeping;
+use super::{Housekeeping, skip_ids};
 use crate::handle::read_progress;
-use crate::layout::{Geometry, MAGIC, header, journal::k, lane::SLOTS, status};
+use crate::layout::{Geometry, MAGIC, header, lane::SLOTS, status};
 use crate::sigbus::BROKEN;
 use crate::state::LaneState;
 use crate::words::{Words, WordsMut};
@@ -80,15 +80,14 @@ impl Housekeeping {
     /// not know how many ids were handed out; there were a capacity at most past its count.
     pub(super) fn skip_ids_of_damaged(&self, lane: u32) {
         if self.lanes[lane as usize].word.reason() == Poison::Damaged.code() {
-            let base = self.master.geometry.journal_lane(lane) + k::BASE;
-            let skipped = self.master.journal.load(base).wrapping_add(u64::from(self.master.geometry.capacity));
-            self.master.journal.store(base, skipped);
+            let at = self.master.geometry.journal_lane(lane);
+            skip_ids(&self.master.journal, at, u64::from(self.master.geometry.capacity));
         }
     }
 }
 
 /// The position to be served next, if its commit word is one that no correct producer writes there.
-fn damaged_at(journal: &impl Words, lines: usize, sq: &impl Words, geometry: &Geometry) -> Option<u64> {
+pub fn damaged_at(journal: &impl Words, lines: usize, sq: &impl Words, geometry: &Geometry) -> Option<u64> {
     let position = journal.load_commit(lines + COMMIT);
     let word = sq.load_commit(SLOTS + (position & geometry.mask()) as usize * WORDS + COMMIT);
     let earlier = position.wrapping_add(1).saturating_sub(u64::from(geometry.capacity));

@@ -93,8 +93,7 @@ impl Housekeeping {
         let at = geometry.journal_lane(number);
         let gate = geometry.gate(number);
         let (journal, table) = (&self.master.journal, &self.master.status);
-        let base = journal.load(at + k::BASE).wrapping_add(journal.load(at + COMMIT)); // H3
-        journal.store(at + k::BASE, base);
+        let base = count_off_ids(journal, at); // H3
         if old != 0 {
             files::unlink(&instance.sq(number, old))?;
             files::unlink(&instance.cq(number, old))?;
@@ -106,16 +105,7 @@ impl Housekeeping {
         self.lanes[lane].sq = None;
         self.lanes[lane].cq = None;
         let files = draft::create_lane(instance, &geometry, self.master.nonce, number, word.nonce())?;
-        journal.commit(at + COMMIT, 0);
-        for cell in 1..WORDS {
-            journal.store(at + cell, 0);
-        }
-        for cell in [k::ATTEMPTS, k::VERDICT, k::STARTED_AT, k::GENERATION, k::PLACEMENT] {
-            journal.store(at + cell, 0);
-        }
-        for cell in 2 * LINE..3 * LINE {
-            journal.store(at + cell, 0);
-        }
+        clear_lines(journal, at);
         let resets = journal.load(at + k::RESETS).wrapping_add(u64::from(old != 0));
         journal.store(at + k::RESETS, resets);
         table.store(gate + status::LANE_BASE, base);
@@ -133,5 +123,32 @@ impl Housekeeping {
         self.set(lane, LaneState::Free, 0);
         drop(held);
         Ok(())
+    }
+}
+
+/// Adds the ids of the tasks that the journal counts to the lane's base, and returns the sum. Done again it skips ids;
+/// without it, before the count is cleared, they would be given twice.
+pub fn count_off_ids(journal: &impl WordsMut, lines: usize) -> u64 {
+    skip_ids(journal, lines, journal.load(lines + COMMIT))
+}
+
+/// Adds to the lane's base ids of tasks that the journal does not count.
+pub fn skip_ids(journal: &impl WordsMut, lines: usize, ids: u64) -> u64 {
+    let base = journal.load(lines + k::BASE).wrapping_add(ids);
+    journal.store(lines + k::BASE, base);
+    base
+}
+
+/// Clears what a lane's lines say of its tasks and its owner: J, the worker's words of K and the owner's, the crashes.
+pub fn clear_lines(journal: &impl WordsMut, lines: usize) {
+    journal.commit(lines + COMMIT, 0);
+    for cell in 1..WORDS {
+        journal.store(lines + cell, 0);
+    }
+    for cell in [k::ATTEMPTS, k::VERDICT, k::STARTED_AT, k::GENERATION, k::PLACEMENT] {
+        journal.store(lines + cell, 0);
+    }
+    for cell in 2 * LINE..3 * LINE {
+        journal.store(lines + cell, 0);
     }
 }

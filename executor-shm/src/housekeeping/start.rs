@@ -9,7 +9,7 @@ use executor_core::record::{COMMIT, INLINE_PAYLOAD};
 use executor_core::registry::Registry;
 use executor_core::status::{Poison, Status};
 
-use super::{Housekeeping, Keep, Orders};
+use super::{Housekeeping, Keep, Orders, skip_ids};
 use crate::files::FileError;
 use crate::layout::{journal::k, status};
 use crate::master::Master;
@@ -64,8 +64,7 @@ impl Housekeeping {
                     // The state first: killed after it, the next start resets the lane; the count alone, made 0, would
                     // have it serve everything from the beginning.
                     master.set_lane_word(lane, keep.word);
-                    let base = master.journal.load(at + k::BASE).wrapping_add(IDS_UNKNOWN);
-                    master.journal.store(at + k::BASE, base);
+                    skip_ids(&master.journal, at, IDS_UNKNOWN);
                     master.journal.commit(at + COMMIT, 0);
                 }
                 Some(state) => {
@@ -74,9 +73,7 @@ impl Housekeeping {
                         // are made anew once nobody holds their lock, and whoever was attached finds the lane lost.
                         Err(error) if error.is_missing() || error.is_damage() => {
                             // Ids past the journal's count were handed out as well.
-                            let base =
-                                master.journal.load(at + k::BASE).wrapping_add(u64::from(master.geometry.capacity));
-                            master.journal.store(at + k::BASE, base);
+                            skip_ids(&master.journal, at, u64::from(master.geometry.capacity));
                             keep.word = keep.word.with(LaneState::Resetting, 0);
                         }
                         Err(error) => return Err(error),
