@@ -7,7 +7,10 @@
 pub mod builds;
 pub mod handlers;
 pub mod instance;
+pub mod mail;
 pub mod process;
+pub mod role;
+pub mod shared;
 
 use std::time::Duration;
 

@@ -1,0 +1,458 @@
+//! One round: an instance is born, its roles are killed and begun anew, it comes to a clean end and is judged.
+//!
+//! The killer is this process, and it has one thread. It uses nothing of the library but layouts and names, so that its
+//! children may use all of it.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::fs;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use executor_shm::InstanceName;
+use executor_tests::mail::{Letter, Mailbox};
+use executor_tests::{FAIL_SAFE, role};
+use fastrand::Rng;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::signalfd::SignalFd;
+use nix::sys::time::TimeSpec;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use crate::auditor::{Auditor, KeptLane};
+use crate::dice::{Stream, dice};
+use crate::ledger::{Doing, Entry, Ledger, Mark};
+use crate::plan::{Mode, Plan};
+use crate::reckoning::{Case, Charge, LaneImage, reckon_unused};
+use crate::report::Totals;
+use crate::setting::{COMPLAINT, LANE, Setting};
+use crate::window::{self, Watch};
+use crate::{producer, sidecar};
+
+/// The sidecar's word in the ledger; producers have the next ones.
+const SIDECAR: usize = 0;
+const PRODUCERS: usize = 1;
+/// Between two looks at the lanes while the round comes to its end.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+/// How long a stop is put off for a sidecar that does not serve yet.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How a round ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// Judged.
+    Whole,
+    /// A signal came; nothing was judged.
+    Interrupted,
+}
+
+/// What the killer does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Strike {
+    Sidecar,
+    Producer(usize),
+    Both(usize),
+    /// Asks the sidecar to stop.
+    Ask,
+}
+
+#[derive(Debug)]
+struct Sidecar {
+    pid: Pid,
+    build: u32,
+    /// It was asked to stop.
+    asked: bool,
+}
+
+/// A round while it runs. Dropped, it leaves no process and no file.
+#[derive(Debug)]
+pub(crate) struct Round<'a> {
+    setting: Arc<Setting>,
+    auditor: Auditor,
+    watch: Watch,
+    dice: Rng,
+    signals: &'a SignalFd,
+    totals: &'a mut Totals,
+    sidecar: Option<Sidecar>,
+    producers: Vec<Option<Pid>>,
+    /// Processes begun so far: each draws its own choices.
+    begun: u64,
+    is_interrupted: bool,
+    is_over: bool,
+}
+
+impl Drop for Round<'_> {
+    fn drop(&mut self) {
+        let children = self.producers.iter().flatten().chain(self.sidecar.iter().map(|sidecar| &sidecar.pid));
+        for &pid in children {
+            let _ = kill(pid, Signal::SIGKILL);
+            let _ = waitpid(pid, None);
+        }
+        for file in self.setting.files() {
+            let _ = fs::remove_file(file);
+        }
+    }
+}
+
+impl<'a> Round<'a> {
+    pub(crate) fn new(plan: Plan, signals: &'a SignalFd, totals: &'a mut Totals) -> Result<Self, Box<dyn Error>> {
+        let instance = InstanceName::new(&format!("chaos-{}-{}", std::process::id(), plan.round))?;
+        let dice = dice(plan.seed, Stream::Killer, plan.round, 0);
+        let producers = vec![None; plan.producers];
+        let setting = Setting { plan, instance, ledger: Ledger::new()?, mailbox: Mailbox::new()? };
+        Ok(Self {
+            setting: Arc::new(setting),
+            auditor: Auditor::default(),
+            watch: Watch::default(),
+            dice,
+            signals,
+            totals,
+            sidecar: None,
+            producers,
+            begun: 0,
+            is_interrupted: false,
+            is_over: false,
+        })
+    }
+
+    /// Runs it for `time` at most, and judges it.
+    pub(crate) fn run(mut self, time: Duration) -> Result<Ending, Box<dyn Error>> {
+        let over = Instant::now() + time.min(self.setting.plan.time);
+        self.fill()?;
+        while !self.is_interrupted && Instant::now() < over && !self.setting.ledger.is_full() {
+            let (strike, delay) = self.draw();
+            let at = (Instant::now() + delay).min(over);
+            self.wait_until(at)?;
+            if Instant::now() < over && !self.is_interrupted {
+                self.strike(strike)?;
+                self.fill()?;
+            }
+        }
+        if !self.is_interrupted {
+            self.finish()?;
+        }
+        if self.is_interrupted {
+            return Ok(Ending::Interrupted);
+        }
+        self.judge();
+        Ok(Ending::Whole)
+    }
+
+    /// Begins every role that is missing.
+    fn fill(&mut self) -> Result<(), Errno> {
+        if self.sidecar.is_none() {
+            let build = match self.setting.plan.mode {
+                Mode::Upgrade => {
+                    let Plan { seed, round, .. } = self.setting.plan;
+                    1 + u32::from(dice(seed, Stream::Build, round, self.begun).u32(0..3) == 0)
+                }
+                _ => 1,
+            };
+            self.begun += 1;
+            let setting = &self.setting;
+            let pid = role::spawn(|| sidecar::serve(setting, SIDECAR, build))?;
+            self.sidecar = Some(Sidecar { pid, build, asked: false });
+        }
+        if self.is_over {
+            return Ok(());
+        }
+        for number in 0..self.producers.len() {
+            if self.producers[number].is_none() {
+                self.begun += 1;
+                let (setting, begun, role) = (&self.setting, self.begun, PRODUCERS + number);
+                setting.ledger.set_doing(role, Doing::Nothing, 0);
+                self.producers[number] = Some(role::spawn(|| producer::produce(setting, role, begun))?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whom to strike next, and how long from now.
+    fn draw(&mut self) -> (Strike, Duration) {
+        let producer = self.dice.usize(..self.producers.len());
+        let strike = match (self.setting.plan.mode, self.dice.u32(0..100)) {
+            (Mode::Producer, _) => Strike::Producer(producer),
+            (Mode::Both, 0..40) => Strike::Producer(producer),
+            (Mode::Both, 40..55) => Strike::Both(producer),
+            (Mode::Stop, _) if self.sidecar.as_ref().is_some_and(|sidecar| !sidecar.asked) => Strike::Ask,
+            // Producers die around stops too: what they had submitted must keep the files.
+            (Mode::Stop, 0..30) => Strike::Producer(producer),
+            _ => Strike::Sidecar,
+        };
+        let us = match (strike, self.dice.u32(0..100)) {
+            // A stop takes a few milliseconds; now and then it is left to its end.
+            (Strike::Sidecar, 0..80) if self.setting.plan.mode == Mode::Stop => self.dice.u64(0..4000),
+            (Strike::Sidecar, _) if self.setting.plan.mode == Mode::Stop => self.dice.u64(4000..50_000),
+            (_, 0..25) => self.dice.u64(0..3000),
+            (_, 25..90) => self.dice.u64(1500..9000),
+            _ => self.dice.u64(9000..40_000),
+        };
+        (strike, Duration::from_micros(us))
+    }
+
+    fn strike(&mut self, strike: Strike) -> Result<(), Box<dyn Error>> {
+        match strike {
+            Strike::Ask => self.ask()?,
+            Strike::Sidecar => self.strike_sidecar()?,
+            Strike::Producer(first) => {
+                let number = self.choose(first);
+                self.strike_producer(number)?;
+            }
+            Strike::Both(first) => {
+                let number = self.choose(first);
+                for pid in self.producers[number].iter().chain(self.sidecar.iter().map(|sidecar| &sidecar.pid)) {
+                    kill(*pid, Signal::SIGKILL)?;
+                }
+                self.strike_producer(number)?;
+                self.strike_sidecar()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks the sidecar to stop, mostly once it serves.
+    fn ask(&mut self) -> Result<(), Box<dyn Error>> {
+        let (is_patient, more) = (self.dice.u32(0..8) != 0, Duration::from_micros(self.dice.u64(0..4000)));
+        let until = Instant::now() + PATIENCE;
+        while is_patient && self.setting.ledger.doing(SIDECAR).0 != Doing::Serving && Instant::now() < until {
+            self.wait_until(Instant::now() + LOOK_AGAIN)?;
+        }
+        self.wait_until(Instant::now() + more)?;
+        if let Some(sidecar) = &mut self.sidecar {
+            kill(sidecar.pid, Signal::SIGTERM)?;
+            sidecar.asked = true;
+        }
+        Ok(())
+    }
+
+    /// A producer, `first` or the next one after it that has a lane: mostly that, if any has.
+    fn choose(&mut self, first: usize) -> usize {
+        let is_picky = self.dice.u32(0..4) != 0;
+        let has_lane = |number: &usize| self.setting.ledger.doing(PRODUCERS + number).0 as u64 > Doing::Claimed as u64;
+        let after = (first..self.producers.len()).chain(0..first).find(has_lane);
+        after.filter(|_| is_picky).unwrap_or(first)
+    }
+
+    fn strike_sidecar(&mut self) -> Result<(), Box<dyn Error>> {
+        let Some(Sidecar { pid, .. }) = self.sidecar else { return Ok(()) };
+        kill(pid, Signal::SIGKILL)?;
+        let status = waitpid(pid, None)?;
+        if !is_killed(status) {
+            self.died(status); // it had ended before the kill came
+            return Ok(());
+        }
+        self.sidecar = None;
+        self.read_letters()?;
+        let sight = self.watch.look(&self.setting, &self.auditor);
+        let (doing, _) = self.setting.ledger.doing(SIDECAR);
+        let window = window::of_sidecar(sight.as_ref(), pid.as_raw(), doing);
+        self.totals.kill(window, sight.is_some_and(|sight| sight.is_in_flight()));
+        self.audit();
+        Ok(())
+    }
+
+    fn strike_producer(&mut self, number: usize) -> Result<(), Box<dyn Error>> {
+        let Some(pid) = self.producers[number] else { return Ok(()) };
+        kill(pid, Signal::SIGKILL)?;
+        let status = waitpid(pid, None)?;
+        if !is_killed(status) {
+            self.died(status);
+            return Ok(());
+        }
+        self.producers[number] = None;
+        self.read_letters()?;
+        let sight = self.watch.look(&self.setting, &self.auditor);
+        let (doing, life) = self.setting.ledger.doing(PRODUCERS + number);
+        let lane = self.auditor.of_life(life).filter(|_| doing as u64 > Doing::Claimed as u64);
+        let is_its = |word: u64| lane.is_some_and(|kept| kept.facts.nonce == word);
+        let in_flight =
+            sight.is_some_and(|sight| sight.lanes.iter().any(|lane| lane.in_flight && is_its(lane.word.nonce())));
+        // The task it was about to submit is the one that it has not marked.
+        let commits = lane.is_some_and(|kept| self.has_unmarked(kept));
+        self.totals.kill(window::of_producer(doing, commits), in_flight);
+        self.audit();
+        Ok(())
+    }
+
+    /// Whether the last entry that names this life is committed and not marked accepted.
+    fn has_unmarked(&self, kept: &KeptLane) -> bool {
+        let about = self.setting.ledger.last_of(kept.life);
+        about.is_some_and(|entry| entry.mark == Mark::About && kept.submitted(entry.position) == entry.position + 1)
+    }
+
+    /// Waits, and hears meanwhile who died and what is told.
+    fn wait_until(&mut self, at: Instant) -> Result<(), Box<dyn Error>> {
+        loop {
+            let left = at.saturating_duration_since(Instant::now());
+            let setting = Arc::clone(&self.setting);
+            let mut fds = [
+                PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+                PollFd::new(setting.mailbox.bell(), PollFlags::POLLIN),
+            ];
+            match ppoll(&mut fds, Some(TimeSpec::from_duration(left)), None) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+            self.read_letters()?;
+            while let Some(signal) = self.signals.read_signal()? {
+                self.is_interrupted |= signal.ssi_signo != Signal::SIGCHLD as u32;
+            }
+            loop {
+                match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                    Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => break,
+                    Ok(status) => self.died(status),
+                    Err(errno) => return Err(errno.into()),
+                }
+            }
+            if self.is_interrupted || at.saturating_duration_since(Instant::now()).is_zero() {
+                return Ok(());
+            }
+            self.fill()?;
+        }
+    }
+
+    /// A role ended that was not killed.
+    fn died(&mut self, status: WaitStatus) {
+        let pid = status.pid();
+        if let Some(Sidecar { build, asked, .. }) = self.sidecar.take_if(|sidecar| Some(sidecar.pid) == pid) {
+            match status {
+                WaitStatus::Exited(_, sidecar::REMOVED) if asked => self.totals.stops_removed += 1,
+                WaitStatus::Exited(_, sidecar::KEPT) if asked => self.totals.stops_kept += 1,
+                _ => self.find(&format!("a sidecar of build {build} ended by itself: {status:?}")),
+            }
+        }
+        for number in 0..self.producers.len() {
+            if self.producers[number].take_if(|producer| Some(*producer) == pid).is_some()
+                && status != WaitStatus::Exited(pid.unwrap_or(Pid::from_raw(0)), 0)
+            {
+                self.find(&format!("producer {number} ended by itself: {status:?}"));
+            }
+        }
+    }
+
+    fn read_letters(&mut self) -> Result<(), Box<dyn Error>> {
+        while let Some(Letter { text, files }) = self.setting.mailbox.receive()? {
+            match text.split_first() {
+                Some((&LANE, rest)) => {
+                    let life = rest.try_into().map_or(u64::MAX, u64::from_le_bytes);
+                    let facts = self.setting.ledger.life(life).ok_or("a letter of no life")?;
+                    self.auditor.keep(life, facts, &files, self.setting.plan.capacity)?;
+                }
+                Some((&COMPLAINT, rest)) => self.find(&String::from_utf8_lossy(rest)),
+                _ => return Err("a letter that says nothing".into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn audit(&mut self) {
+        let mut found = Vec::new();
+        let watch = &self.watch;
+        self.auditor.scan(|life| watch.is_current(life), &mut found);
+        found.iter().for_each(|text| self.find(text));
+    }
+
+    fn find(&mut self, text: &str) {
+        let Plan { round, mode, .. } = self.setting.plan;
+        self.totals.tally.find(Charge::Contradicted, format!("round {round} ({}): {text}", mode.name()));
+    }
+
+    /// Nobody is killed any more: the producers come to their end, then the lanes, then the sidecar.
+    fn finish(&mut self) -> Result<(), Box<dyn Error>> {
+        self.is_over = true;
+        self.setting.ledger.finish();
+        let until = Instant::now() + FAIL_SAFE + FAIL_SAFE / 2; // past the patience of the roles themselves
+        while self.producers.iter().any(Option::is_some) && !self.is_interrupted {
+            self.fill()?;
+            self.wait_until(Instant::now() + LOOK_AGAIN)?;
+            if Instant::now() > until {
+                self.find("producers did not come to their end");
+                break;
+            }
+        }
+        let until = Instant::now() + FAIL_SAFE;
+        while !self.is_interrupted {
+            self.fill()?;
+            let sight = self.watch.look(&self.setting, &self.auditor);
+            let serving = self.setting.ledger.doing(SIDECAR).0 == Doing::Serving;
+            let asked = self.sidecar.as_ref().is_some_and(|sidecar| sidecar.asked);
+            if serving && !asked && sight.as_ref().is_some_and(window::Sight::is_deserted) {
+                break;
+            }
+            if Instant::now() > until {
+                self.find(&format!("lanes did not come to their end: {sight:?}"));
+                break;
+            }
+            self.wait_until(Instant::now() + LOOK_AGAIN)?;
+        }
+        if let Some(sidecar) = &mut self.sidecar {
+            kill(sidecar.pid, Signal::SIGTERM)?;
+            sidecar.asked = true;
+            let removed = self.totals.stops_removed;
+            let until = Instant::now() + FAIL_SAFE;
+            while self.sidecar.is_some() && !self.is_interrupted && Instant::now() < until {
+                self.wait_for_end()?;
+            }
+            if self.totals.stops_removed == removed && !self.is_interrupted {
+                self.find("the last stop of a deserted instance did not remove it");
+            }
+        }
+        let left = if self.is_interrupted { Vec::new() } else { self.setting.files() };
+        self.totals.leaked_files += left.len() as u64;
+        if !left.is_empty() {
+            self.totals.tally.tell(format!("leaked: {left:?}"));
+        }
+        Ok(())
+    }
+
+    /// As [`Round::wait_until`], once, and begins nobody.
+    fn wait_for_end(&mut self) -> Result<(), Box<dyn Error>> {
+        let mut fds = [PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        match ppoll(&mut fds, Some(TimeSpec::from_duration(LOOK_AGAIN)), None) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        while let Some(signal) = self.signals.read_signal()? {
+            self.is_interrupted |= signal.ssi_signo != Signal::SIGCHLD as u32;
+        }
+        while let Ok(status @ (WaitStatus::Exited(..) | WaitStatus::Signaled(..))) =
+            waitpid(None, Some(WaitPidFlag::WNOHANG))
+        {
+            self.died(status);
+        }
+        self.read_letters()
+    }
+
+    /// The ledger against the kept files.
+    fn judge(&mut self) {
+        let mut found = Vec::new();
+        self.auditor.scan_all(&mut found);
+        found.iter().for_each(|text| self.find(text));
+        let setting = Arc::clone(&self.setting);
+        let tally = &mut self.totals.tally;
+        let mut of_life: HashMap<u64, Vec<Entry>> = HashMap::new();
+        for entry in setting.ledger.entries() {
+            match entry.mark {
+                Mark::Unused => reckon_unused(&entry, tally),
+                _ => of_life.entry(entry.life).or_default().push(entry),
+            }
+        }
+        let images: HashMap<u64, LaneImage> =
+            self.auditor.lanes().iter().map(|kept| (kept.life, kept.image())).collect();
+        for life in 0..setting.ledger.lives() {
+            let Some(facts) = setting.ledger.life(life) else { continue };
+            let seed = setting.plan.task_seed;
+            let mut entries = of_life.remove(&life).unwrap_or_default();
+            Case { seed, life, facts, image: images.get(&life) }.reckon(&mut entries, tally);
+        }
+        self.totals.rounds += 1;
+        self.totals.lives += setting.ledger.lives();
+    }
+}
+
+fn is_killed(status: WaitStatus) -> bool {
+    matches!(status, WaitStatus::Signaled(_, Signal::SIGKILL, _))
+}
