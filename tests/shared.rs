@@ -9,6 +9,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed, fence};
 
 use executor_shm::core::record::WORDS;
@@ -95,10 +96,11 @@ impl Words for KeptFile {
 
 fn cell(map: &MmapRaw, at: usize) -> &AtomicU64 {
     assert!(at < map.len() / 8, "word {at} of {}", map.len() / 8);
+    let base = NonNull::new(map.as_mut_ptr()).expect("a mapping is nowhere at address 0").cast::<AtomicU64>();
     // SAFETY: `at * 8 + 8 <= len` by the check above, so the address is inside the mapping.
-    let address = unsafe { map.as_ptr().cast::<AtomicU64>().add(at) };
+    let address = unsafe { base.add(at) };
     // SAFETY: a mapping begins on a page, so the address is 8-aligned; it stays mapped while `map` is borrowed; memory
     // that other processes write may be referenced as an atomic. A store through a read-only mapping would be a fault,
     // and `KeptFile`, the only owner of one, hands out no reference.
-    unsafe { &*address }
+    unsafe { address.as_ref() }
 }

@@ -69,15 +69,12 @@ impl<'a> Owner<'a> {
         let options = ConnectOptions::new().timeout(FAIL_SAFE);
         let options = options.priority(one_of(dice, &[Priority::Low, Priority::Normal, Priority::Critical]));
         let begun = Instant::now();
-        let client = loop {
-            match options.connect(&setting.instance) {
-                Ok(client) => break client,
-                Err(error) if setting.ledger.is_finishing() && error.is_not_running() => return None,
-                Err(error) => {
-                    let after = begun.elapsed();
-                    setting.complain(&format!("producer {role} did not connect within {after:?}: {}", chain(&error)));
-                    return None;
-                }
+        let client = match options.connect(&setting.instance) {
+            Ok(client) => client,
+            Err(error) => {
+                let (after, error) = (begun.elapsed(), chain(&error));
+                setting.complain(&format!("producer {role} did not connect within {after:?}: {error}"));
+                return None;
             }
         };
         ledger.set_doing(role, Doing::Claimed, 0);

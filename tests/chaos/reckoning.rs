@@ -59,7 +59,7 @@ pub(crate) struct Tally {
 
 impl Tally {
     /// Counts a finding.
-    pub(crate) fn find(&mut self, charge: Charge, text: String) {
+    pub(crate) fn find(&mut self, charge: Charge, text: &str) {
         match charge {
             Charge::Lost => self.lost += 1,
             Charge::Duplicated => self.duplicated += 1,
@@ -120,19 +120,19 @@ impl Case<'_> {
         for entry in entries.iter() {
             if !committed(entry) {
                 if ran(entry) || entry.end.is_some() {
-                    tally.find(Charge::Contradicted, self.tell(entry, "ran or ended without being committed")); // R5
+                    tally.find(Charge::Contradicted, &self.tell(entry, "ran or ended without being committed")); // R5
                 }
                 continue;
             }
             if entry.position != next {
-                tally.find(Charge::Contradicted, self.tell(entry, &format!("came where position {next} was due")));
+                tally.find(Charge::Contradicted, &self.tell(entry, &format!("came where position {next} was due")));
             }
             next = entry.position + 1;
             tally.accepted += 1;
             self.ended(entry, tally);
             if entry.stamps[0] != 0 {
                 if entry.stamps[0] <= last_stamp {
-                    tally.find(Charge::Contradicted, self.tell(entry, &format!("came after effect {last_stamp}"))); // R3
+                    tally.find(Charge::Contradicted, &self.tell(entry, &format!("came after effect {last_stamp}"))); // R3
                 }
                 last_stamp = entry.stamps[1].max(entry.stamps[0]);
             }
@@ -140,14 +140,14 @@ impl Case<'_> {
         let beyond = self.image.into_iter().flat_map(|image| &image.cq).filter(|words| words[COMMIT] > next);
         for words in beyond {
             let text = format!("{self}: {next} tasks were committed, and there is the completion {words:x?}");
-            tally.find(Charge::Contradicted, text); // R5
+            tally.find(Charge::Contradicted, &text); // R5
         }
     }
 
     /// R1, R2 and R4 of one committed task.
     fn ended(&self, entry: &Entry, tally: &mut Tally) {
         let Some(task) = Task::from_spec(entry.spec) else {
-            return tally.find(Charge::Contradicted, self.tell(entry, "has no spec"));
+            return tally.find(Charge::Contradicted, &self.tell(entry, "has no spec"));
         };
         let record = self.image.and_then(|image| image.completion(entry.position));
         let of_record = record.map(|record| End {
@@ -164,23 +164,25 @@ impl Case<'_> {
                 return;
             }
             let what = format!("has no completion; its slot says {later}");
-            return tally.find(Charge::Lost, self.tell(entry, &what)); // R1
+            return tally.find(Charge::Lost, &self.tell(entry, &what)); // R1
         };
         tally.completed += 1;
         *tally.by_status.entry(Status::name_of(end.code).to_owned()).or_default() += 1;
         if of_record.is_some_and(|found| found != end) {
-            tally.find(Charge::Contradicted, self.tell(entry, "ended otherwise than its file says"));
+            tally.find(Charge::Contradicted, &self.tell(entry, "ended otherwise than its file says"));
         }
         if let Some(found) = record.and_then(|record| self.misfit(entry, &task, &record)) {
-            tally.find(Charge::Contradicted, self.tell(entry, &found));
+            tally.find(Charge::Contradicted, &self.tell(entry, &found));
         }
         let expected = TaskId::new(self.facts.lane, self.facts.base.wrapping_add(entry.position)).as_u64();
         if ran(entry) && entry.told != expected {
-            tally
-                .find(Charge::Contradicted, self.tell(entry, &format!("was told to its handler as {:#x}", entry.told)));
+            tally.find(
+                Charge::Contradicted,
+                &self.tell(entry, &format!("was told to its handler as {:#x}", entry.told)),
+            );
         }
         if let Some((charge, what)) = self.outcome(entry, &task, end) {
-            tally.find(charge, self.tell(entry, &format!("ended as {end}: {what}")));
+            tally.find(charge, &self.tell(entry, &format!("ended as {end}: {what}")));
         }
     }
 
@@ -254,7 +256,7 @@ impl std::fmt::Display for Case<'_> {
 /// R5 of an entry that names no life: nobody submitted it.
 pub(crate) fn reckon_unused(entry: &Entry, tally: &mut Tally) {
     if ran(entry) || entry.end.is_some() {
-        tally.find(Charge::Contradicted, format!("an entry that nobody submitted ran or ended: {entry:?}"));
+        tally.find(Charge::Contradicted, &format!("an entry that nobody submitted ran or ended: {entry:?}"));
     }
 }
 

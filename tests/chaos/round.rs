@@ -357,7 +357,7 @@ impl<'a> Round<'a> {
 
     fn find(&mut self, text: &str) {
         let Plan { round, mode, .. } = self.setting.plan;
-        self.totals.tally.find(Charge::Contradicted, format!("round {round} ({}): {text}", mode.name()));
+        self.totals.tally.find(Charge::Contradicted, &format!("round {round} ({}): {text}", mode.name()));
     }
 
     /// Nobody is killed any more: the producers come to their end, then the lanes, then the sidecar.

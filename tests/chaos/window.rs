@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use executor_shm::core::record::COMMIT;
 use executor_shm::layout::{Geometry, header, journal::k, status};
@@ -18,17 +19,18 @@ use crate::setting::Setting;
 struct Named(Option<(u64, KeptFile)>);
 
 impl Named {
+    fn open(path: &Path) -> Option<(u64, KeptFile)> {
+        let file = File::open(path).ok()?;
+        let inode = file.metadata().ok()?.ino();
+        Some((inode, KeptFile::map(&file).ok()?))
+    }
+
     /// The file that the name leads to now.
     fn refresh(&mut self, setting: &Setting, part: &str) -> Option<&KeptFile> {
         let path = setting.path(part);
         let inode = fs::symlink_metadata(&path).ok().map(|facts| facts.ino());
         if self.0.as_ref().map(|(inode, _)| *inode) != inode {
-            let open = || {
-                let file = File::open(&path).ok()?;
-                let inode = file.metadata().ok()?.ino();
-                Some((inode, KeptFile::map(&file).ok()?))
-            };
-            self.0 = open();
+            self.0 = Self::open(&path);
         }
         self.0.as_ref().map(|(_, file)| file)
     }
