@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! head    NEXT_ENTRY NEXT_LIFE FINISH … | STAMP … | one word a role: what it is doing
-//! life    state | producer | nonce of the lane | lane | base | build | last entry + 1 | - : one lane of one producer
+//! life    state | producer | nonce of the lane | lane | base | build | last entry + 1 | instance : one lane of one producer
 //! entry   mark | spec | end | starts | effects | first stamp | last stamp | task id that the handler saw: one task
 //! ```
 //!
@@ -116,6 +116,8 @@ pub(crate) struct Life {
     pub(crate) base: u64,
     /// The build whose contracts it knows; 0 none.
     pub(crate) build: u64,
+    /// The instance's own nonce.
+    pub(crate) instance: u64,
 }
 
 /// One task as the ledger has it.
@@ -188,6 +190,7 @@ impl Ledger {
         for (word, value) in [life.producer, life.nonce, u64::from(life.lane), life.base].into_iter().enumerate() {
             self.store(at + 1 + word, value);
         }
+        self.store(at + 7, life.instance);
         self.store(at, 1);
         Some(number)
     }
@@ -201,8 +204,8 @@ impl Ledger {
         if number >= LIVES as u64 || self.load(at) == 0 {
             return None;
         }
-        let [producer, nonce, lane, base, build] = std::array::from_fn(|word| self.load(at + 1 + word));
-        Some(Life { producer, nonce, lane: lane as u32, base, build })
+        let [producer, nonce, lane, base, build, _, instance] = std::array::from_fn(|word| self.load(at + 1 + word));
+        Some(Life { producer, nonce, lane: lane as u32, base, build, instance })
     }
 
     pub(crate) fn set_doing(&self, role: usize, doing: Doing, life: u64) {

@@ -114,7 +114,7 @@ impl<'a> Owner<'a> {
         let base = status.load(gate + status::LANE_BASE);
         let open = |kind| File::open(setting.path(&format!("lane-{lane}-{nonce:014x}.{kind}")));
         let (sq, cq) = (open("sq").map_err(told("sq"))?, open("cq").map_err(told("cq"))?);
-        let facts = Life { producer: role as u64, lane, nonce, base, build: 0 };
+        let facts = Life { producer: role as u64, lane, nonce, base, build: 0, instance: client.instance_nonce() };
         let Some(life) = setting.ledger.begin_life(&facts) else { return Ok(None) };
         let letter: Vec<u8> = [LANE].into_iter().chain(life.to_le_bytes()).collect();
         setting.mailbox.send(&letter, &[sq.as_fd(), cq.as_fd()]).map_err(|errno| format!("no letter: {errno}"))?;

@@ -7,6 +7,7 @@
 //! - R4: what the producer saw, what the file holds and what the handler was told are the same task's, and the ending is one
 //!   that such a task can have.
 //! - R5: nothing ran and nothing ended that was not committed.
+//! - R6: no two tasks of an instance have the same id.
 
 use std::collections::BTreeMap;
 
@@ -108,8 +109,8 @@ pub(crate) struct Case<'a> {
 }
 
 impl Case<'_> {
-    /// Judges the life.
-    pub(crate) fn reckon(&self, entries: &mut [Entry], tally: &mut Tally) {
+    /// Judges the life; returns how many tasks it committed.
+    pub(crate) fn reckon(&self, entries: &mut [Entry], tally: &mut Tally) -> u64 {
         entries.sort_by_key(|entry| entry.position);
         let committed = |entry: &Entry| match entry.mark {
             Mark::Accepted => true,
@@ -142,6 +143,7 @@ impl Case<'_> {
             let text = format!("{self}: {next} tasks were committed, and there is the completion {words:x?}");
             tally.find(Charge::Contradicted, &text); // R5
         }
+        next
     }
 
     /// R1, R2 and R4 of one committed task.
@@ -253,6 +255,20 @@ impl std::fmt::Display for Case<'_> {
     }
 }
 
+/// R6: the ids of a lane's owners, each with the number of tasks it committed.
+pub(crate) fn reckon_ids(mut lives: Vec<(Life, u64)>, tally: &mut Tally) {
+    lives.retain(|(_, count)| *count > 0);
+    lives.sort_by_key(|(life, _)| (life.instance, life.lane, life.base));
+    for pair in lives.windows(2) {
+        let [(one, count), (other, _)] = pair else { continue };
+        let end = one.base.wrapping_add(*count);
+        if (one.instance, one.lane) == (other.instance, other.lane) && other.base < end {
+            let text = format!("the ids of {one:?} end before {end}, those of {other:?} begin at {}", other.base);
+            tally.find(Charge::Contradicted, &text);
+        }
+    }
+}
+
 /// R5 of an entry that names no life: nobody submitted it.
 pub(crate) fn reckon_unused(entry: &Entry, tally: &mut Tally) {
     if ran(entry) || entry.end.is_some() {
@@ -291,7 +307,7 @@ mod tests {
 
     const SEED: u64 = 11;
     const CAPACITY: u64 = 4;
-    const FACTS: Life = Life { producer: 1, lane: 2, nonce: 0xabc, base: 100, build: 1 };
+    const FACTS: Life = Life { producer: 1, lane: 2, nonce: 0xabc, base: 100, build: 1, instance: 9 };
 
     fn task(kind: Kind) -> Task {
         Task { kind, effect_at: 0, length: 0, response_bytes: 24, payload_bytes: 32 }
@@ -553,6 +569,20 @@ mod tests {
         assert_eq!(tally.contradicted, 0);
         reckon_unused(&Entry { starts: [1, 0], ..idle }, &mut tally);
         assert_eq!(tally.contradicted, 1);
+    }
+
+    #[test]
+    fn ids_that_two_owners_of_a_lane_share_are_a_contradiction() {
+        let contradicted = |other: Life, count| {
+            let mut tally = Tally::default();
+            reckon_ids(vec![(other, 1), (FACTS, count)], &mut tally);
+            tally.contradicted
+        };
+        assert_eq!(contradicted(Life { base: 105, ..FACTS }, 5), 0);
+        assert_eq!(contradicted(Life { base: 104, ..FACTS }, 5), 1);
+        assert_eq!(contradicted(Life { base: 104, lane: 3, ..FACTS }, 5), 0, "another lane");
+        assert_eq!(contradicted(Life { base: 104, instance: 8, ..FACTS }, 5), 0, "another instance");
+        assert_eq!(contradicted(FACTS, 0), 0, "the first owner had no task");
     }
 
     fn sound_entry() -> Entry {

@@ -26,7 +26,7 @@ use crate::auditor::{Auditor, KeptLane};
 use crate::dice::{Stream, dice};
 use crate::ledger::{Doing, Entry, Ledger, Mark};
 use crate::plan::{Mode, Plan};
-use crate::reckoning::{Case, Charge, LaneImage, reckon_unused};
+use crate::reckoning::{Case, Charge, LaneImage, reckon_ids, reckon_unused};
 use crate::report::Totals;
 use crate::setting::{COMPLAINT, LANE, Setting};
 use crate::window::{self, Watch};
@@ -442,12 +442,15 @@ impl<'a> Round<'a> {
         }
         let images: HashMap<u64, LaneImage> =
             self.auditor.lanes().iter().map(|kept| (kept.life, kept.image())).collect();
+        let mut owners = Vec::new();
         for life in 0..setting.ledger.lives() {
             let Some(facts) = setting.ledger.life(life) else { continue };
             let seed = setting.plan.task_seed;
             let mut entries = of_life.remove(&life).unwrap_or_default();
-            Case { seed, life, facts, image: images.get(&life) }.reckon(&mut entries, tally);
+            let count = Case { seed, life, facts, image: images.get(&life) }.reckon(&mut entries, tally);
+            owners.push((facts, count));
         }
+        reckon_ids(owners, tally);
         self.totals.rounds += 1;
         self.totals.lives += setting.ledger.lives();
     }
