@@ -89,6 +89,7 @@ impl Plan {
         let drawn = one_of(&mut dice, &Mode::MIXED);
         let mode = if mode == Mode::Mixed { drawn } else { mode };
         let producers = dice.usize(1..=4);
+        let pace = one_of(&mut dice, &[Pace::Hot, Pace::Hot, Pace::Brisk, Pace::Slow]);
         let habit = match (mode, dice.u32(0..4)) {
             (Mode::Stop, 0 | 1) | (_, 0) => Habit::Visit,
             (_, 1) => Habit::Both,
@@ -100,7 +101,11 @@ impl Plan {
             task_seed: mix(seed ^ mix(round)),
             mode,
             time: Duration::from_millis(dice.u64(1500..5000)),
-            capacity: one_of(&mut dice, &[4, 16, 64, 64, 256, 256]),
+            // In a hot round a start finds so much to do that it is killed in the middle of that.
+            capacity: match pace {
+                Pace::Hot => one_of(&mut dice, &[64, 1024, 4096, 4096]),
+                _ => one_of(&mut dice, &[4, 16, 64, 256]),
+            },
             request_bytes: one_of(&mut dice, &[64, 128, 256]),
             response_bytes: one_of(&mut dice, &[64, 128, 256]),
             // Now and then as few lanes as there are producers, so that some have to wait for one.
@@ -110,7 +115,7 @@ impl Plan {
             quantum: one_of(&mut dice, &[1, 8, 64]),
             drain_time: one_of(&mut dice, &[Duration::ZERO, Duration::from_millis(1), Duration::from_secs(5)]),
             producers,
-            pace: one_of(&mut dice, &[Pace::Hot, Pace::Brisk, Pace::Slow]),
+            pace,
             habit,
         }
     }

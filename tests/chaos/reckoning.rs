@@ -183,7 +183,7 @@ impl Case<'_> {
                 &self.tell(entry, &format!("was told to its handler as {:#x}", entry.told)),
             );
         }
-        if let Some((charge, what)) = self.outcome(entry, &task, end) {
+        for (charge, what) in self.outcome(entry, &task, end) {
             tally.find(charge, &self.tell(entry, &format!("ended as {end}: {what}")));
         }
     }
@@ -204,36 +204,43 @@ impl Case<'_> {
     }
 
     /// What is wrong with how a task ended, and with what it did.
-    fn outcome(&self, entry: &Entry, task: &Task, end: End) -> Option<(Charge, String)> {
-        let contradicted = |text: &str| Some((Charge::Contradicted, text.to_owned()));
-        let Some(status) = end.status() else { return contradicted("no such status") };
+    fn outcome(&self, entry: &Entry, task: &Task, end: End) -> Vec<(Charge, String)> {
+        let mut wrong = Vec::new();
+        let mut contradicted = |text: &str| wrong.push((Charge::Contradicted, text.to_owned()));
+        let Some(status) = end.status() else {
+            contradicted("no such status");
+            return wrong;
+        };
+        let attempts_max = if task.kind == Kind::Again { ATTEMPTS_MAX } else { 1 };
+        let attempts = end.attempt.min(attempts_max);
+        let (least, most) = match status.ran() {
+            Ran::No => (0, 0),
+            Ran::Yes => (1, u32::from(attempts)),
+            Ran::Maybe => (0, u32::from(attempts)),
+        };
         if !may_end(task.kind, status) {
-            return contradicted("such a task cannot end so");
+            contradicted("such a task cannot end so");
+        }
+        if (status.ran() == Ran::No) != (end.attempt == 0) || end.attempt > attempts_max {
+            contradicted("such an ending has no such attempt");
+        }
+        let builds = match task.kind {
+            Kind::Marked => Some(self.facts.build),
+            Kind::Retired => Some(1),
+            _ => None,
+        };
+        if builds.is_some_and(|build| (1..).zip(entry.starts).any(|(other, starts)| other != build && starts > 0)) {
+            contradicted("it ran in another build than its own");
         }
         let (starts, effects) = (entry.starts.iter().sum::<u32>(), entry.effects.iter().sum::<u32>());
-        let is_idempotent = task.kind == Kind::Again;
-        let attempts_max = if is_idempotent { ATTEMPTS_MAX } else { 1 };
-        let (least, most) = match status.ran() {
-            Ran::No if end.attempt != 0 => return contradicted("it never ran, and counts an attempt"),
-            Ran::No => (0, 0),
-            _ if !(1..=attempts_max).contains(&end.attempt) => return contradicted("no such attempt"),
-            Ran::Yes => (1, u32::from(end.attempt)),
-            Ran::Maybe => (0, u32::from(end.attempt)),
-        };
+        if starts < least || effects < least {
+            contradicted(&format!("it ran {starts} times with {effects} effects, at least {least} must be"));
+        }
         if starts > most || effects > most {
             let charge = if most == 0 { Charge::Contradicted } else { Charge::Duplicated };
-            return Some((charge, format!("it ran {starts} times with {effects} effects, at most {most} may be")));
+            wrong.push((charge, format!("it ran {starts} times with {effects} effects, at most {most} may be")));
         }
-        if starts < least || effects < least {
-            return contradicted(&format!("it ran {starts} times with {effects} effects, at least {least} must be"));
-        }
-        let strange = match task.kind {
-            Kind::Marked => self.facts.build,
-            Kind::Retired => 1,
-            _ => return None,
-        };
-        let by_others = (1..).zip(entry.starts).any(|(build, starts)| build != strange && starts > 0);
-        if by_others { contradicted(&format!("it ran in another build than {strange}")) } else { None }
+        wrong
     }
 
     fn tell(&self, entry: &Entry, what: &str) -> String {

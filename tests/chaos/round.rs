@@ -37,6 +37,8 @@ const SIDECAR: usize = 0;
 const PRODUCERS: usize = 1;
 /// Between two looks at the lanes while the round comes to its end.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
+/// Between two looks whether a sidecar serves.
+const GLANCE: Duration = Duration::from_micros(100);
 /// How long a stop is put off for a sidecar that does not serve yet.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -57,6 +59,14 @@ enum Strike {
     Both(usize),
     /// Asks the sidecar to stop.
     Ask,
+}
+
+/// When the killer begins to count the time to its next strike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum After {
+    Now,
+    /// Once a sidecar serves.
+    Serving,
 }
 
 #[derive(Debug)]
@@ -123,9 +133,11 @@ impl<'a> Round<'a> {
         let over = Instant::now() + time.min(self.setting.plan.time);
         self.fill()?;
         while !self.is_interrupted && Instant::now() < over && !self.setting.ledger.is_full() {
-            let (strike, delay) = self.draw();
-            let at = (Instant::now() + delay).min(over);
-            self.wait_until(at)?;
+            let (strike, after, delay) = self.draw();
+            if after == After::Serving {
+                self.wait_for_sidecar(over)?;
+            }
+            self.wait_until((Instant::now() + delay).min(over))?;
             if Instant::now() < over && !self.is_interrupted {
                 self.strike(strike)?;
                 self.fill()?;
@@ -153,6 +165,7 @@ impl<'a> Round<'a> {
             };
             self.begun += 1;
             let setting = &self.setting;
+            setting.ledger.set_doing(SIDECAR, Doing::Nothing, 0);
             let pid = role::spawn(|| sidecar::serve(setting, SIDECAR, build))?;
             self.sidecar = Some(Sidecar { pid, build, asked: false });
         }
@@ -171,7 +184,7 @@ impl<'a> Round<'a> {
     }
 
     /// Whom to strike next, and how long from now.
-    fn draw(&mut self) -> (Strike, Duration) {
+    fn draw(&mut self) -> (Strike, After, Duration) {
         let producer = self.dice.usize(..self.producers.len());
         let strike = match (self.setting.plan.mode, self.dice.u32(0..100)) {
             (Mode::Producer, _) => Strike::Producer(producer),
@@ -182,15 +195,17 @@ impl<'a> Round<'a> {
             (Mode::Stop, 0..30) => Strike::Producer(producer),
             _ => Strike::Sidecar,
         };
-        let us = match (strike, self.dice.u32(0..100)) {
+        // From a start on, which takes a millisecond or two; mostly once it serves.
+        let (after, us) = match (strike, self.dice.u32(0..100)) {
             // A stop takes a few milliseconds; now and then it is left to its end.
-            (Strike::Sidecar, 0..80) if self.setting.plan.mode == Mode::Stop => self.dice.u64(0..4000),
-            (Strike::Sidecar, _) if self.setting.plan.mode == Mode::Stop => self.dice.u64(4000..50_000),
-            (_, 0..25) => self.dice.u64(0..3000),
-            (_, 25..90) => self.dice.u64(1500..9000),
-            _ => self.dice.u64(9000..40_000),
+            (Strike::Sidecar, 0..80) if self.setting.plan.mode == Mode::Stop => (After::Now, self.dice.u64(0..4000)),
+            (Strike::Sidecar, _) if self.setting.plan.mode == Mode::Stop => (After::Now, self.dice.u64(4000..50_000)),
+            (_, 0..20) => (After::Now, self.dice.u64(0..3000)),
+            (Strike::Producer(_), 20..90) => (After::Now, self.dice.u64(500..8000)),
+            (_, 20..90) => (After::Serving, self.dice.u64(0..6000)),
+            _ => (After::Serving, self.dice.u64(6000..40_000)),
         };
-        (strike, Duration::from_micros(us))
+        (strike, after, Duration::from_micros(us))
     }
 
     fn strike(&mut self, strike: Strike) -> Result<(), Box<dyn Error>> {
@@ -213,12 +228,19 @@ impl<'a> Round<'a> {
         Ok(())
     }
 
+    /// Until a sidecar serves, or the time has come.
+    fn wait_for_sidecar(&mut self, until: Instant) -> Result<(), Box<dyn Error>> {
+        while self.setting.ledger.doing(SIDECAR).0 != Doing::Serving && Instant::now() < until && !self.is_interrupted {
+            self.wait_until(Instant::now() + GLANCE)?;
+        }
+        Ok(())
+    }
+
     /// Asks the sidecar to stop, mostly once it serves.
     fn ask(&mut self) -> Result<(), Box<dyn Error>> {
         let (is_patient, more) = (self.dice.u32(0..8) != 0, Duration::from_micros(self.dice.u64(0..4000)));
-        let until = Instant::now() + PATIENCE;
-        while is_patient && self.setting.ledger.doing(SIDECAR).0 != Doing::Serving && Instant::now() < until {
-            self.wait_until(Instant::now() + LOOK_AGAIN)?;
+        if is_patient {
+            self.wait_for_sidecar(Instant::now() + PATIENCE)?;
         }
         self.wait_until(Instant::now() + more)?;
         if let Some(sidecar) = &mut self.sidecar {

@@ -108,9 +108,10 @@ impl Task {
             (Pace::Slow, 3..9) => dice.u32(0..500_000),
             (Pace::Slow, _) => dice.u32(0..4_000_000),
         };
+        let long = if plan.pace == Pace::Hot { 32 } else { 4 };
         let mut bytes = |inline: usize, most: u32| {
             let most = most as usize;
-            (if dice.u32(0..4) == 0 { dice.usize(inline..=most.max(inline)) } else { inline }) as u16
+            (if dice.u32(0..long) == 0 { dice.usize(inline..=most.max(inline)) } else { inline }) as u16
         };
         let (mut payload_bytes, mut response_bytes) =
             (bytes(HEAD_BYTES, plan.request_bytes), bytes(24, plan.response_bytes));
