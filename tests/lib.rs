@@ -8,6 +8,7 @@ pub mod builds;
 pub mod handlers;
 pub mod instance;
 pub mod mail;
+pub mod ownership;
 pub mod process;
 pub mod role;
 pub mod shared;

@@ -17,12 +17,12 @@ use executor_shm::words::Words;
 use memmap2::{Advice, MmapOptions, MmapRaw};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-/// Zeroed words without a name, shared with every child that is forked while they are mapped.
+/// Words that every process which has them may write.
 #[derive(Debug)]
 pub struct SharedTable(MmapRaw);
 
 impl SharedTable {
-    /// `words` zeros.
+    /// `words` zeros without a name, shared with every child that is forked while they are mapped.
     ///
     /// # Errors
     ///
@@ -31,6 +31,15 @@ impl SharedTable {
         let file = File::from(memfd_create("executor-table", MFdFlags::MFD_CLOEXEC)?);
         file.set_len(words as u64 * 8)?;
         Ok(Self(MmapOptions::new().len(words * 8).map_raw(&file)?))
+    }
+
+    /// Maps an open file that whoever likes may write.
+    ///
+    /// # Errors
+    ///
+    /// The file is empty, or the system does not map it.
+    pub fn map(file: &File) -> io::Result<Self> {
+        Ok(Self(MmapOptions::new().map_raw(file)?))
     }
 
     /// Words in the table.

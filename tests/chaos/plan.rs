@@ -103,11 +103,11 @@ impl Plan {
             time: Duration::from_millis(dice.u64(1500..5000)),
             // In a hot round a start finds so much to do that it is killed in the middle of that.
             capacity: match pace {
-                Pace::Hot => one_of(&mut dice, &[64, 1024, 4096, 4096]),
+                Pace::Hot => one_of(&mut dice, &[64, 1024, 1024, 4096]),
                 _ => one_of(&mut dice, &[4, 16, 64, 256]),
             },
-            request_bytes: one_of(&mut dice, &[64, 128, 256]),
-            response_bytes: one_of(&mut dice, &[64, 128, 256]),
+            request_bytes: if pace == Pace::Hot { 64 } else { one_of(&mut dice, &[64, 128, 256]) },
+            response_bytes: if pace == Pace::Hot { 64 } else { one_of(&mut dice, &[64, 128, 256]) },
             // Now and then as few lanes as there are producers, so that some have to wait for one.
             lanes: one_of(&mut dice, &[producers as u32, 8, 16]),
             timing: dice.u32(0..4) != 0,

@@ -8,11 +8,8 @@ use std::time::{Duration, Instant};
 use executor_client::{
     Client, Completion, ConnectOptions, ContractError, Priority, SubmitError, TaskDescriptor, TaskId, Ticket, WaitError,
 };
-use executor_shm::layout::{Geometry, status};
-use executor_shm::state::LaneWord;
-use executor_shm::words::Words;
 use executor_tests::FAIL_SAFE;
-use executor_tests::shared::KeptFile;
+use executor_tests::ownership::Ownership;
 use fastrand::Rng;
 use nix::sys::signal::SigSet;
 
@@ -103,17 +100,9 @@ impl<'a> Owner<'a> {
     /// Hands the lane's files to the auditor, before the first task.
     fn announce(setting: &'a Setting, role: usize, client: Client) -> Result<Option<Self>, String> {
         let lane = client.lane_number();
-        let told = |what: &'static str| {
-            move |error: std::io::Error| format!("the owner of lane {lane} cannot open its {what}: {error}")
-        };
-        let status =
-            File::open(setting.path("status")).and_then(|file| KeptFile::map(&file)).map_err(told("status"))?;
-        let geometry = Geometry::load(&status);
-        let gate = geometry.gate(lane);
-        let nonce = LaneWord::from_word(status.load_commit(gate + status::GATE_STATE)).nonce();
-        let base = status.load(gate + status::LANE_BASE);
-        let open = |kind| File::open(setting.path(&format!("lane-{lane}-{nonce:014x}.{kind}")));
-        let (sq, cq) = (open("sq").map_err(told("sq"))?, open("cq").map_err(told("cq"))?);
+        let told = |error: std::io::Error| format!("the owner of lane {lane} cannot open its files: {error}");
+        let Ownership { nonce, base, sq, cq, .. } = Ownership::of(&setting.instance, lane).map_err(told)?;
+        let (sq, cq) = (File::open(sq).map_err(told)?, File::open(cq).map_err(told)?);
         let facts = Life { producer: role as u64, lane, nonce, base, build: 0, instance: client.instance_nonce() };
         let Some(life) = setting.ledger.begin_life(&facts) else { return Ok(None) };
         let letter: Vec<u8> = [LANE].into_iter().chain(life.to_le_bytes()).collect();

@@ -1,16 +1,13 @@
 //! What all roles of a round share: they are forked with it in their hands.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use executor_shm::InstanceName;
 use executor_tests::mail::Mailbox;
+use executor_tests::ownership;
 
 use crate::ledger::Ledger;
 use crate::plan::Plan;
-
-/// Where the files of instances are.
-pub(crate) const DIRECTORY: &str = "/dev/shm";
 
 /// A round's plan, its instance's name, and the ways to write things down.
 #[derive(Debug)]
@@ -35,14 +32,11 @@ impl Setting {
 
     /// Where a file of the instance is; `part` is what comes after its name.
     pub(crate) fn path(&self, part: &str) -> PathBuf {
-        Path::new(DIRECTORY).join(format!("executor.{}.{part}", self.instance))
+        ownership::file(&self.instance, part)
     }
 
     /// Every file of the instance.
     pub(crate) fn files(&self) -> Vec<PathBuf> {
-        let prefix = format!("executor.{}.", self.instance);
-        let entries = fs::read_dir(DIRECTORY).into_iter().flatten().flatten();
-        let ours = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix));
-        ours.map(|entry| entry.path()).collect()
+        ownership::files(&self.instance)
     }
 }
