@@ -95,6 +95,7 @@ fn run_examples() -> String {
            {program} run orders --cpu 2 --cpu 3             two workers\n  \
            {program} run --request-bytes 64KiB --lanes 64   longer requests, more producers\n  \
            {program} run --config orders.toml               settings from a file\n  \
+           {program} run orders --respawn                   started again after a crash, where no systemd is\n  \
            shm-dump show orders                   look inside, from another terminal"
     )
 }
@@ -131,8 +132,11 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// Stop when standard input ends, and leave no file then: for a parent that holds its other end. Only flags count.
-    #[arg(long, hide = true, conflicts_with = "config")]
+    #[arg(long, hide = true, conflicts_with_all = ["config", "respawn"])]
     pub(crate) tied: bool,
+    /// The process that starts this one again after a crash: its parent.
+    #[arg(long, hide = true, value_name = "PID", conflicts_with = "tied")]
+    pub(crate) supervisor: Option<u32>,
 }
 
 /// What would be served.

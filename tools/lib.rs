@@ -28,6 +28,7 @@ mod plan;
 mod processes;
 mod producer;
 mod report;
+mod respawn;
 mod run;
 mod served;
 mod settings;

@@ -2,7 +2,11 @@
 //!
 //! The watchdog is fed by the loops that serve: a worker that neither ended a task nor looked for one since the last
 //! feeding, because a handler holds it, stops the feeding. Without `NOTIFY_SOCKET` nothing is said at all.
+//!
+//! A service manager listens to the process it started. A sidecar that a supervisor started tells the supervisor the same
+//! words, and the supervisor passes them on.
 
+use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
 use executor_shm::WorkerProgress;
@@ -12,19 +16,60 @@ use sd_notify::NotifyState;
 /// does not cost a whole feeding.
 const LOOKS: u32 = 4;
 
-/// The line to the service manager.
-#[derive(Debug)]
-pub(crate) struct Notifier {
-    watchdog: Option<Watchdog>,
+/// The service manager this process has, if any.
+#[derive(Debug, Default)]
+pub(crate) struct Manager {
     is_broken: bool,
 }
 
+impl Manager {
+    /// Serving is worth more than telling: a manager that cannot be reached is complained about once.
+    pub(crate) fn tell(&mut self, states: &[NotifyState<'_>]) {
+        if let Err(error) = sd_notify::notify(states)
+            && !std::mem::replace(&mut self.is_broken, true)
+        {
+            eprintln!("executord: cannot tell the service manager at NOTIFY_SOCKET: {error}");
+        }
+    }
+
+    /// Passes on what has come over a supervisor's `line`; says whether the sidecar told that it is ready.
+    pub(crate) fn pass_on(&mut self, line: &UnixDatagram) -> bool {
+        let mut is_ready = false;
+        let mut message = [0; 4096];
+        while let Ok(length) = line.recv(&mut message) {
+            let text = String::from_utf8_lossy(message.get(..length).unwrap_or_default());
+            is_ready |= text.lines().any(|state| state == NotifyState::Ready.to_string());
+            self.tell(&[NotifyState::Custom(text.trim_end())]);
+        }
+        is_ready
+    }
+}
+
+/// Whom a sidecar tells.
+#[derive(Debug)]
+enum Listener {
+    Manager(Manager),
+    Supervisor(UnixDatagram),
+}
+
+/// The line to the service manager.
+#[derive(Debug)]
+pub(crate) struct Notifier {
+    listener: Listener,
+    watchdog: Option<Watchdog>,
+}
+
 impl Notifier {
-    /// The service manager this process has, if any.
+    /// To the service manager of this process, if it has one.
     pub(crate) fn of_this_process() -> Option<Self> {
-        std::env::var_os("NOTIFY_SOCKET").filter(|socket| !socket.is_empty())?;
-        let interval = sd_notify::watchdog_enabled().filter(|interval| !interval.is_zero());
-        Some(Self { watchdog: interval.map(Watchdog::new), is_broken: false })
+        let listener = Listener::Manager(Manager::default());
+        has_manager().then(|| Self { listener, watchdog: Watchdog::of_this_process() })
+    }
+
+    /// To a supervisor, which listens whether there is a service manager or not.
+    pub(crate) fn of_supervisor(line: UnixDatagram) -> Self {
+        let watchdog = if has_manager() { Watchdog::of_this_process() } else { None };
+        Self { listener: Listener::Supervisor(line), watchdog }
     }
 
     /// How often to call [`look`](Self::look); `None` if nobody wants it.
@@ -53,14 +98,20 @@ impl Notifier {
         self.tell(&[NotifyState::Stopping, NotifyState::Status(status)]);
     }
 
-    /// Serving is worth more than telling: a manager that cannot be reached is complained about once.
     fn tell(&mut self, states: &[NotifyState<'_>]) {
-        if let Err(error) = sd_notify::notify(states)
-            && !std::mem::replace(&mut self.is_broken, true)
-        {
-            eprintln!("executord: cannot tell the service manager at NOTIFY_SOCKET: {error}");
+        match &mut self.listener {
+            Listener::Manager(manager) => manager.tell(states),
+            Listener::Supervisor(line) => {
+                let message: String = states.iter().map(|state| format!("{state}\n")).collect();
+                // One that does not read is stopped or dead. Of its death comes a signal; this process serves.
+                let _ = line.send(message.as_bytes());
+            }
         }
     }
+}
+
+fn has_manager() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some_and(|socket| !socket.is_empty())
 }
 
 /// When to feed.
@@ -72,6 +123,10 @@ struct Watchdog {
 }
 
 impl Watchdog {
+    fn of_this_process() -> Option<Self> {
+        sd_notify::watchdog_enabled().filter(|interval| !interval.is_zero()).map(Self::new)
+    }
+
     fn new(interval: Duration) -> Self {
         Self { period: interval / 3, fed: None }
     }

@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 use crate::config::ConfigError;
 use crate::exit::{FAILED, USAGE, print};
 use crate::notify::Notifier;
+use crate::respawn::line_to;
 use crate::settings::Settings;
 use crate::units::{bytes, count, counted, nanoseconds};
 
@@ -35,6 +36,12 @@ pub(crate) enum RunError {
     /// The kernel gave no signal descriptor.
     #[error("cannot listen for Ctrl-C and SIGTERM")]
     Signals(#[source] std::io::Error),
+    /// Leave out `--supervisor`: it is for a child of `--respawn`.
+    #[error("this is no child of a supervisor {0} that lives")]
+    Supervisor(u32),
+    /// The kernel gave no descriptor.
+    #[error("cannot talk to the supervisor")]
+    Line(#[source] std::io::Error),
     /// Do not remove files of a running instance.
     #[error("somebody removed the files of instance {0} while it ran; its producers have lost it")]
     NamesLost(String),
@@ -51,14 +58,29 @@ impl RunError {
     }
 }
 
-/// Serves until a signal says stop. `tied` to a parent, it stops when standard input ends.
+/// What the process that started this one is to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Parent {
+    /// A shell, a service manager.
+    Anybody,
+    /// It holds the other end of standard input: when that ends, this ends and leaves no file.
+    Holder,
+    /// It starts another after a crash; its pid.
+    Supervisor(u32),
+}
+
+/// Serves until a signal says stop, or a parent that matters is gone.
 pub(crate) fn run(
     settings: &Settings,
-    tied: bool,
+    parent: Parent,
     register: impl FnOnce(&mut RegistryBuilder),
 ) -> Result<(), RunError> {
     // Before the start, so that a signal that comes during it is not lost.
     let signals = StopSignals::block().map_err(RunError::Signals)?;
+    let line = match parent {
+        Parent::Supervisor(pid) => Some(line_to(pid).map_err(RunError::Line)?.ok_or(RunError::Supervisor(pid))?),
+        Parent::Anybody | Parent::Holder => None,
+    };
     let mut registry = Registry::builder();
     register(&mut registry);
     let registry = registry.build()?;
@@ -66,18 +88,26 @@ pub(crate) fn run(
     let as_json = settings.json.unwrap_or(false);
     let started = Instant::now();
     let handle = start(settings, registry)?;
-    // Of a tied sidecar its parent is the manager; what the environment names is the parent's.
-    let notifier = if tied { None } else { Notifier::of_this_process() };
+    let mut notifier = match (parent, line) {
+        (_, Some(line)) => Some(Notifier::of_supervisor(line)),
+        // Its parent is the manager; what the environment names is the parent's.
+        (Parent::Holder, _) => None,
+        _ => Notifier::of_this_process(),
+    };
+    // Before the line: whoever has read it may kill this process and expect a supervisor to start another.
+    if let Some(notifier) = &mut notifier {
+        notifier.ready(&serving_text(&handle, handlers.len()), handle.progress());
+    }
     say(as_json, || started_json(&handle, &handlers), || started_text(&handle, &handlers));
-    if tied {
+    if parent == Parent::Holder {
         std::thread::spawn(stop_at_end_of_input);
     }
     let name = handle.instance().clone();
     let instance = name.to_string();
-    let report = serve(handle, &signals, notifier, handlers.len())?;
+    let report = serve(handle, &signals, notifier)?;
     let served_ns = started.elapsed().as_nanos() as u64;
     say(as_json, || stopped_json(&instance, &report, served_ns), || stopped_text(&instance, &report, served_ns));
-    if tied {
+    if parent == Parent::Holder {
         // The parent's producers end with it, perhaps a moment after this process: nobody will miss the rest.
         let _ = clean(&name, CleanOptions { discard: true, dry_run: false });
     }
@@ -121,17 +151,8 @@ fn start(settings: &Settings, registry: Registry) -> Result<SidecarHandle, Start
 }
 
 /// Waits for the end, and keeps the service manager informed if there is one.
-fn serve(
-    handle: SidecarHandle,
-    signals: &StopSignals,
-    notifier: Option<Notifier>,
-    handlers: usize,
-) -> Result<StopReport, StopError> {
+fn serve(handle: SidecarHandle, signals: &StopSignals, notifier: Option<Notifier>) -> Result<StopReport, StopError> {
     let Some(mut notifier) = notifier else { return handle.run_until(signals) };
-    let instance = handle.instance();
-    let status =
-        format!("instance {instance} serves {} on {}", counted(handlers as u64, "handler"), cpus_text(&handle));
-    notifier.ready(&status, handle.progress());
     // Without a watchdog only the stop is of interest.
     let interval = notifier.interval().unwrap_or(Duration::MAX);
     handle.run_until_ticking(signals, interval, |handle, moment| match moment {
@@ -175,6 +196,10 @@ fn started_json(handle: &SidecarHandle, handlers: &[String]) -> Value {
             "poisoned": recovery.poisoned,
         },
     })
+}
+
+fn serving_text(handle: &SidecarHandle, handlers: usize) -> String {
+    format!("instance {} serves {} on {}", handle.instance(), counted(handlers as u64, "handler"), cpus_text(handle))
 }
 
 fn cpus_text(handle: &SidecarHandle) -> String {

@@ -54,6 +54,9 @@ pub(crate) struct Settings {
     /// How long a stop may take to serve what was accepted before it [default: 5s].
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub(crate) drain: Option<Duration>,
+    /// Start the sidecar again after a crash: at once, then with waits that double from 10 ms to 5 s.
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    pub(crate) respawn: Option<bool>,
     /// Print JSON: of a run the line at its start and the totals at its end; of `config` all it shows.
     #[arg(long, num_args = 0, default_missing_value = "true")]
     pub(crate) json: Option<bool>,
@@ -118,7 +121,7 @@ pub(crate) struct Setting {
 }
 
 /// Every setting, in the order in which they are shown.
-pub(crate) const SETTINGS: [Setting; 12] = [
+pub(crate) const SETTINGS: [Setting; 13] = [
     Setting {
         name: "instance",
         flag: "INSTANCE",
@@ -209,6 +212,14 @@ pub(crate) const SETTINGS: [Setting; 12] = [
         read: |settings, text| set(&mut settings.drain, parse_time(text)),
         value: |settings| settings.drain.map(|time| json!(time_text(time))),
         standard: |_, _| default(time_text(DRAIN_TIME)),
+    },
+    Setting {
+        name: "respawn",
+        flag: "--respawn",
+        form: Form::Flag,
+        read: |settings, text| set(&mut settings.respawn, parse_bool(text)),
+        value: |settings| settings.respawn.map(Value::from),
+        standard: |_, _| default(false),
     },
     Setting {
         name: "json",
@@ -352,7 +363,7 @@ mod tests {
         assert_eq!(rows.len(), SETTINGS.len());
         for program in [Cli::command(), OwnCli::command()] {
             for (subcommand, others) in
-                [("run", &["--config", "--tied", "--help"][..]), ("config", &["--config", "--help"])]
+                [("run", &["--config", "--tied", "--supervisor", "--help"][..]), ("config", &["--config", "--help"])]
             {
                 let mut expected = rows.clone();
                 expected.extend(others.iter().map(|&flag| flag.to_owned()));
@@ -375,6 +386,7 @@ mod tests {
             ("quantum", "7"),
             ("pinned", "false"),
             ("drain", "1500ms"),
+            ("respawn", "true"),
             ("json", "true"),
         ];
         assert_eq!(SETTINGS.map(|setting| setting.name), texts.map(|(name, _)| name));

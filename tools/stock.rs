@@ -15,7 +15,8 @@ use crate::handlers::builtin;
 use crate::hash::hash;
 use crate::load::load;
 use crate::producer::produce;
-use crate::run::{RunError, run};
+use crate::respawn::respawn;
+use crate::run::{Parent, RunError, run};
 use crate::settings::Settings;
 
 /// What `executord` does with the arguments of the process.
@@ -75,9 +76,17 @@ fn serve(arguments: &RunArgs, register: impl FnOnce(&mut RegistryBuilder)) -> Ex
         true => Ok(Config::of_flags(&arguments.settings)),
         false => Config::load(&arguments.settings, arguments.config.as_deref(), |name| std::env::var_os(name)),
     };
-    let served = config.map_err(RunError::from).and_then(|config| run(&config.settings, arguments.tied, register));
+    let parent = match arguments.supervisor {
+        Some(pid) => Parent::Supervisor(pid),
+        None if arguments.tied => Parent::Holder,
+        None => Parent::Anybody,
+    };
+    let served = config.map_err(RunError::from).and_then(|config| match config.settings.respawn {
+        Some(true) if parent == Parent::Anybody => Ok(respawn(config.settings.json.unwrap_or(false))),
+        _ => run(&config.settings, parent, register).map(|()| ExitCode::SUCCESS),
+    });
     match served {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => failed("executord", &error, error.exit_code()),
     }
 }

@@ -136,6 +136,13 @@ impl Sidecar {
         Self { child, instance: instance.clone(), first_line, stdout }
     }
 
+    /// The next line it prints.
+    pub fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).unwrap();
+        line
+    }
+
     pub fn connect(&self) -> Client {
         Client::connect_timeout(&self.instance, Duration::from_secs(60)).unwrap()
     }
