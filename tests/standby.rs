@@ -247,7 +247,7 @@ fn of_several_standbys_one_serves_and_the_others_wait_for_the_end_of_that_one() 
     let mut standbys: Vec<Process> = (0..4).map(|_| stand_by(&instance, &[])).collect();
     let mut epoch = 1;
     while !standbys.is_empty() {
-        if standbys.len() % 2 == 0 {
+        if standbys.len().is_multiple_of(2) {
             sidecar.kill();
         } else {
             sidecar.terminate();

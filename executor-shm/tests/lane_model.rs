@@ -19,7 +19,7 @@ use executor_core::status::{Interrupted, Malformed, Poison};
 use executor_shm::lane::{LaneShape, Look, ProducerHalf, Rerun, WorkerHalf};
 use executor_shm::layout::{Geometry, journal};
 use executor_shm::recovery::{Circumstances, Recovered, recover};
-use executor_shm::words::HeapWords;
+use executor_shm::words::{HeapWords, Words};
 use mortal::{FOREVER, Life};
 use proptest::prelude::*;
 
