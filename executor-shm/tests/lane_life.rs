@@ -31,8 +31,9 @@ use executor_core::worker::{QUANTUM, Worker, WorkerOptions};
 use executor_core::{Handler, Priority, Ran, Registry, Status, TaskError};
 use executor_shm::housekeeping::{clear_lines, count_off_ids, damaged_at, skip_ids};
 use executor_shm::lane::{LaneShape, Look, ProducerHalf, Rerun, WorkerHalf};
+use executor_shm::layout::journal::crash;
 use executor_shm::layout::{Geometry, journal};
-use executor_shm::recovery::{Circumstances, Recovered, is_unanswered, recover};
+use executor_shm::recovery::{Charge, Circumstances, Recovered, charge, is_unanswered, recover};
 use executor_shm::words::{HeapWords, Words, WordsMut};
 use mortal::{FOREVER, Life};
 use proptest::prelude::*;
@@ -225,6 +226,10 @@ struct LaneLife {
     position: u64,
     /// The task there was in flight when a worker died, and is to run as this attempt.
     rerun: Option<Taken>,
+    /// The last task that its worker noted to have raised a signal, as what the journal counted then, and when.
+    noted: Option<(u64, u64)>,
+    /// When the lane was charged for a crash.
+    charged: [u64; 3],
     /// The task in the worker's hands, and whether it is started.
     taken: Option<Taken>,
     started: bool,
@@ -256,6 +261,8 @@ impl LaneLife {
             credited: 0,
             position: 0,
             rerun: None,
+            noted: None,
+            charged: [0; 3],
             taken: None,
             started: false,
             answers: BTreeMap::new(),
@@ -294,6 +301,14 @@ impl LaneLife {
         assert!(self.answers.insert(self.position, answer).is_none(), "task {} was answered twice", self.position);
         self.position += 1;
         (self.rerun, self.taken, self.started) = (None, None, false);
+    }
+
+    /// Whether the crash at `now` is the third within a minute.
+    fn charge(&mut self, now: u64) -> bool {
+        if !self.charged.contains(&now) {
+            *self.charged.iter_mut().min().unwrap() = now;
+        }
+        self.charged.iter().all(|&time| time != 0 && time <= now && now - time <= 60_000_000_000)
     }
 
     fn poisoned_by(&mut self, reason: Poison) {
@@ -348,7 +363,9 @@ struct Kill {
     after: u64,
     /// The next one is another build, in which this handler is another.
     changed: Option<u32>,
-    signal: bool,
+    /// The task in flight raised a fatal signal: the second at which its worker noted that, and how many stores of the
+    /// note still happened.
+    signal: Option<(u64, u64)>,
     payload_lost: bool,
     /// So late that all deadlines of tasks in flight are past.
     late: bool,
@@ -372,6 +389,11 @@ struct Turn {
 enum Operation {
     Act(usize, Act),
     Serve(Turn),
+    /// One task after the other raises a signal, at these seconds.
+    Crash {
+        lane: usize,
+        seconds: Vec<u64>,
+    },
     /// The lane comes back to life for another owner, if it has none. Resets are killed after so many stores first.
     Reset {
         lane: usize,
@@ -575,6 +597,32 @@ impl World {
             }
             (None, taken) => taken.clone().filter(|_| started),
         };
+        // The signal handler of the worker's thread, if a task was running there; of the note its count goes last.
+        let begun =
+            task.as_ref().is_some_and(|task| lane.rerun.as_ref().is_none_or(|again| again.attempt == task.attempt));
+        if let Some((second, stores)) = kill.signal.filter(|_| begun) {
+            let journal = Mortal::new("journal", &self.journal, &Life::new(stores));
+            let at = second * 1_000_000_000;
+            for (word, value) in [
+                (crash::POSITION, 0),
+                (crash::AT, at),
+                (crash::CAUSE, u64::from(SIGNAL)),
+                (crash::POSITION, position + 1),
+            ] {
+                journal.store(lines(number) + word, value);
+            }
+            match stores {
+                0 => {}
+                1..=3 => lane.noted = None,
+                _ => lane.noted = Some((position + 1, at)),
+            }
+        }
+        let ran = task.as_ref().is_some_and(|task| task.verdict.is_none());
+        let crashed_at = lane.noted.filter(|&(count, _)| ran && count == position + 1).map(|(_, at)| at);
+        let over_budget = crashed_at.is_some_and(|now| lane.charge(now));
+        if over_budget && !matches!(lane.state, State::Poisoned(_)) {
+            lane.state = State::Poisoned(Poison::CrashBudget);
+        }
         (lane.taken, lane.started, lane.rerun) = (None, false, None);
         let mut expected = Recovered { position, rerun: None, answered: None };
         let since = task.as_ref().and_then(|task| self.since.get(&task.record.handler_id()));
@@ -584,7 +632,7 @@ impl World {
             handler_changed: since.is_none_or(|&since| since > generation)
                 || task.as_ref().is_some_and(|task| task.record.handler_id() == GONE),
             idempotent: task.as_ref().is_some_and(|task| task.record.handler_id() == AGAIN),
-            signal: kill.signal,
+            signal: crashed_at.is_some(),
         };
         if let Some(task) = &task {
             let end = match task.verdict {
@@ -609,20 +657,27 @@ impl World {
         let recover = |stores| {
             let life = Life::new(stores);
             let cq = Mortal::new(CQ[number], &self.lanes[number].cq, &life);
+            let journal = Mortal::new("journal", &self.journal, &life);
+            let charged = charge(&journal, lines(number), &cq, &GEOMETRY);
+            if life.is_over() {
+                return None;
+            }
             let found = recover(&self.journal, lines(number), &cq, &GEOMETRY, |record| {
                 let record = record.words;
                 assert_eq!(Some(record), task.as_ref().map(|task| task.record.words), "judged by other words");
                 circumstances
             });
-            (found, life.has_landed(CQ[number], slot(position), position + 1))
+            Some((charged, found, life.has_landed(CQ[number], slot(position), position + 1)))
         };
+        let mut charged = Charge { signal: crashed_at.map(|_| SIGNAL), over_budget };
         for &stores in &kill.recoveries {
-            if recover(stores).1 {
-                expected.answered = None; // the one after it finds the answer given
+            if recover(stores).is_some_and(|(.., answered)| answered) {
+                // The one after it finds the answer given, and nobody is charged for a task that is answered.
+                (charged, expected.answered) = (Charge::default(), None);
             }
         }
-        let found = recover(FOREVER).0;
-        assert_eq!(found, expected, "of lane {number}");
+        let (charge, found, _) = recover(FOREVER).unwrap();
+        assert_eq!((charge, found), (charged, expected), "of lane {number}");
         let lane = &mut self.lanes[number];
         lane.flag = Arc::default();
         lane.flagged = None;
@@ -708,7 +763,8 @@ impl World {
         let unless_again = |status, reason| Some(if first { status } else { Status::Interrupted(reason) });
         let unknown = Status::Malformed(Malformed::UnknownHandler);
         if let Some(reason) = taken.poison {
-            return unless_again(Status::Poisoned(reason), Interrupted::Attempts);
+            let again = if reason == Poison::Damaged { Interrupted::PayloadLost } else { Interrupted::Attempts };
+            return unless_again(Status::Poisoned(reason), again);
         }
         let Some(&since) = self.since.get(&record.handler_id()) else {
             return unless_again(unknown, Interrupted::HandlerChanged);
@@ -741,21 +797,23 @@ const TASKS_MAX: u32 = CAPACITY as u32;
 /// And the lane goes back.
 const DRAIN: u32 = u32::MAX;
 
+/// What crashes raise.
+const SIGNAL: u8 = 11;
+
 /// Deadlines from here on are never reached; the ones below are past. Nothing in between is ever asked for.
 const FAR: u64 = 1 << 62;
 const PAST: u64 = 1 << 20;
 
 /// Why a task that was interrupted is not run again, if so.
 fn interruption(seen: &Circumstances, attempts: u16) -> Option<Interrupted> {
-    [
-        (seen.poisoned || attempts >= 2, Interrupted::Attempts),
+    let bars = [
+        (attempts >= 2, Interrupted::Attempts),
         (seen.payload_lost, Interrupted::PayloadLost),
         (seen.handler_changed, Interrupted::HandlerChanged),
-        (!seen.idempotent && seen.signal, Interrupted::Signal),
-        (!seen.idempotent, Interrupted::Killed),
-    ]
-    .into_iter()
-    .find_map(|(holds, reason)| holds.then_some(reason))
+        (seen.poisoned || !seen.idempotent, Interrupted::Killed),
+    ];
+    let bar = bars.into_iter().find_map(|(holds, reason)| holds.then_some(reason));
+    bar.map(|reason| if seen.signal { Interrupted::Signal } else { reason })
 }
 
 /// How a task that ran ends.
@@ -931,14 +989,21 @@ impl Lane for Watched {
             assert_eq!(verdict, world.verdict(lane, taken), "of {taken:?}");
             world.lanes[number].taken.as_mut().unwrap().verdict = verdict;
         });
-        assert!(self.half.start(attempt, verdict, started_at));
-        if alive.is_some() && attempt == 1 {
-            let world = &mut *self.world.borrow_mut();
-            let position = world.lanes[self.number].position;
-            world.lanes[self.number].started = world.life.has_landed("journal", lines(self.number), position + 1);
+        let kept = self.half.start(attempt, verdict, started_at);
+        if alive.is_some() {
+            let World { lanes, life, .. } = &mut *self.world.borrow_mut();
+            let lane = &mut lanes[self.number];
+            // The lane was poisoned while the task was read: it is left, unless it says so itself.
+            let says_so = matches!(verdict, Some(Status::Poisoned(_) | Status::Interrupted(_)));
+            assert_eq!(kept, lane.flagged.is_none() || says_so);
+            if !kept {
+                lane.taken = None;
+            } else if attempt == 1 {
+                lane.started = life.has_landed("journal", lines(self.number), lane.position + 1);
+            }
         }
         self.others_act();
-        true
+        kept
     }
 
     fn response(&mut self) -> Response<'_> {
@@ -992,6 +1057,9 @@ fn run(operations: Vec<Operation>) {
         match operation {
             Operation::Act(lane, act) => world.borrow_mut().act(lane, act),
             Operation::Serve(turn) => serve(&world, turn),
+            Operation::Crash { lane, seconds } => {
+                seconds.into_iter().for_each(|second| crash(&world, lane, second));
+            }
             Operation::Reset { lane, kills } => world.borrow_mut().reset(lane, &kills),
         }
         world.borrow().look_for_unanswered();
@@ -1016,6 +1084,25 @@ fn serve(world: &Rc<RefCell<World>>, turn: Turn) {
     for (lane, act) in std::mem::take(&mut world.acts).into_values() {
         world.act(lane, act);
     }
+}
+
+/// The next task of the lane, one of its own if there is none, is killed by a signal that it raises.
+fn crash(world: &Rc<RefCell<World>>, lane: usize, second: u64) {
+    let request = Request { handler: ECHO, flags: 0, payload: Vec::new(), length: None, deadline: 0 };
+    let mut tasks = [0; LANES];
+    tasks[lane] = 1;
+    for act in [Act::Collect, Act::Credit, Act::Submit(request)] {
+        world.borrow_mut().act(lane, act);
+    }
+    let kill = Kill {
+        after: RUNNING,
+        changed: None,
+        signal: Some((second, 4)),
+        payload_lost: false,
+        late: false,
+        recoveries: Vec::new(),
+    };
+    serve(world, Turn { tasks, kill: Some(kill), ..Turn::default() });
 }
 
 /// Nothing befalls anybody any more: what was accepted is answered, and every lane finds a new owner that is served.
@@ -1117,13 +1204,22 @@ fn act() -> impl Strategy<Value = Act> {
 
 /// Stores and effects of the longest step: a descriptor into the journal, verdict, stamp, STARTED, the effect, a
 /// completion.
-const LONGEST: u64 = 7 + 3 + 1 + 8;
+const LONGEST: u64 = RUNNING + 8;
+/// Up to its effect.
+const RUNNING: u64 = 7 + 3 + 1;
+
+/// When a crash is noted: some are a minute apart.
+fn second() -> impl Strategy<Value = u64> {
+    prop::sample::select(vec![5u64, 7, 10, 65, 66, 70])
+}
 
 fn kill() -> impl Strategy<Value = Kill> {
     let changed = prop_oneof![4 => Just(None), 1 => (ECHO..=GONE).prop_map(Some)];
     let rarely = || prop::bool::weighted(0.1);
+    let stores = prop_oneof![4 => Just(4), 1 => 0..4u64]; // all of the note, or less
+    let signal = prop_oneof![1 => Just(None), 2 => (second(), stores).prop_map(Some)];
     let recoveries = prop::collection::vec(0..=8u64, 0..3);
-    (0..=3 * LONGEST, changed, any::<bool>(), rarely(), any::<bool>(), recoveries).prop_map(
+    (prop_oneof![0..=LONGEST, 0..=3 * LONGEST], changed, signal, rarely(), any::<bool>(), recoveries).prop_map(
         |(after, changed, signal, payload_lost, late, recoveries)| Kill {
             after,
             changed,
@@ -1139,6 +1235,7 @@ fn operation() -> impl Strategy<Value = Operation> {
     let lane = || 0..LANES;
     let acts = prop::collection::btree_map(0..40u32, (lane(), act()), 0..4);
     let tasks = || prop_oneof![1 => Just(0), 3 => 1..=3u32];
+    let seconds = prop::collection::vec(second(), 1..5);
     // Not its deadline: no deadline may be near.
     let race = prop_oneof![4 => Just(None), 1 => (prop::sample::select(vec![1usize, 2, 4]), word()).prop_map(Some)];
     let kill = prop_oneof![1 => Just(None), 1 => kill().prop_map(Some)];
@@ -1146,6 +1243,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         8 => (lane(), act()).prop_map(|(lane, act)| Operation::Act(lane, act)),
         4 => ([tasks(), tasks()], acts, race, kill)
             .prop_map(|(tasks, acts, race, kill)| Operation::Serve(Turn { tasks, acts, race, kill })),
+        1 => (lane(), seconds).prop_map(|(lane, seconds)| Operation::Crash { lane, seconds }),
         1 => (lane(), prop::collection::vec(0..32u64, 0..3)).prop_map(|(lane, kills)| Operation::Reset { lane, kills }),
     ]
 }
