@@ -12,8 +12,8 @@ pub(crate) enum Stream {
     Killer,
     /// What a producer does in one process.
     Producer,
-    /// Which build a sidecar is of.
-    Build,
+    /// Which build a sidecar is of, and with how many workers it starts.
+    Start,
 }
 
 /// The choices of `stream`, number `a`, life `b`, under `seed`.

@@ -48,6 +48,17 @@ pub(crate) enum Pace {
     Slow,
 }
 
+/// Which tasks there are most of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Diet {
+    /// Some of each kind, mostly such as run once.
+    Mixed,
+    /// Tasks that never run: kills hit between a verdict and its completion.
+    Refused,
+    /// Idempotent ones, which run again.
+    Again,
+}
+
 /// What producers do with their lanes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Habit {
@@ -79,6 +90,7 @@ pub(crate) struct Plan {
     pub(crate) drain_time: Duration,
     pub(crate) producers: usize,
     pub(crate) pace: Pace,
+    pub(crate) diet: Diet,
     pub(crate) habit: Habit,
 }
 
@@ -116,6 +128,7 @@ impl Plan {
             drain_time: one_of(&mut dice, &[Duration::ZERO, Duration::from_millis(1), Duration::from_secs(5)]),
             producers,
             pace,
+            diet: one_of(&mut dice, &[Diet::Mixed, Diet::Mixed, Diet::Refused, Diet::Again]),
             habit,
         }
     }

@@ -17,7 +17,7 @@ use crate::dice::{Stream, dice};
 use crate::ledger::{Doing, End, Life, Mark};
 use crate::plan::{Habit, Mode, Pace, one_of};
 use crate::setting::{LANE, Setting};
-use crate::sidecar::Marked;
+use crate::sidecar::{Marked, WORKERS_MAX};
 use crate::task::{Kind, Task};
 
 /// Works until the round is over, or killed. `role` is its word in the ledger, `life` counts its processes.
@@ -65,6 +65,8 @@ impl<'a> Owner<'a> {
         ledger.set_doing(role, Doing::Connecting, 0);
         let options = ConnectOptions::new().timeout(FAIL_SAFE);
         let options = options.priority(one_of(dice, &[Priority::Low, Priority::Normal, Priority::Critical]));
+        // Number 2 is one that there never is, and means any.
+        let options = options.worker(dice.u32(0..=WORKERS_MAX as u32));
         let begun = Instant::now();
         let client = match options.connect(&setting.instance) {
             Ok(client) => client,

@@ -21,8 +21,8 @@ use crate::task::{Kind, Task};
 
 /// Most times that an idempotent task is run.
 const ATTEMPTS_MAX: u16 = 2;
-/// Findings that are told in full.
-pub(crate) const TOLD_MAX: usize = 20;
+/// Findings of each charge that are told in full.
+pub(crate) const TOLD_MAX: u64 = 10;
 
 /// Which promise was broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,16 +33,6 @@ pub(crate) enum Charge {
     Duplicated,
     /// Two facts do not go together.
     Contradicted,
-}
-
-impl Charge {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Lost => "lost",
-            Self::Duplicated => "duplicated",
-            Self::Contradicted => "contradicted",
-        }
-    }
 }
 
 /// Counts over all rounds, and what was found.
@@ -59,20 +49,16 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    /// Counts a finding.
+    /// Counts a finding; the first of each charge are told.
     pub(crate) fn find(&mut self, charge: Charge, text: &str) {
-        match charge {
-            Charge::Lost => self.lost += 1,
-            Charge::Duplicated => self.duplicated += 1,
-            Charge::Contradicted => self.contradicted += 1,
-        }
-        self.tell(format!("{}: {text}", charge.name()));
-    }
-
-    /// Keeps a finding's text, if it is among the first.
-    pub(crate) fn tell(&mut self, text: String) {
-        if self.told.len() < TOLD_MAX {
-            self.told.push(text);
+        let (count, name) = match charge {
+            Charge::Lost => (&mut self.lost, "lost"),
+            Charge::Duplicated => (&mut self.duplicated, "duplicated"),
+            Charge::Contradicted => (&mut self.contradicted, "contradicted"),
+        };
+        *count += 1;
+        if *count <= TOLD_MAX {
+            self.told.push(format!("{name}: {text}"));
         }
     }
 }

@@ -105,8 +105,8 @@ impl Totals {
         for finding in &tally.told {
             let _ = writeln!(text, "- {finding}");
         }
-        if tally.told.len() == TOLD_MAX {
-            let _ = writeln!(text, "(no more than {TOLD_MAX} findings are told)");
+        if !tally.told.is_empty() {
+            let _ = writeln!(text, "(of each kind no more than {TOLD_MAX} are told)");
         }
         text
     }

@@ -156,17 +156,14 @@ impl<'a> Round<'a> {
     /// Begins every role that is missing.
     fn fill(&mut self) -> Result<(), Errno> {
         if self.sidecar.is_none() {
-            let build = match self.setting.plan.mode {
-                Mode::Upgrade => {
-                    let Plan { seed, round, .. } = self.setting.plan;
-                    1 + u32::from(dice(seed, Stream::Build, round, self.begun).u32(0..3) == 0)
-                }
-                _ => 1,
-            };
+            let Plan { seed, round, mode, .. } = self.setting.plan;
+            let mut dice = dice(seed, Stream::Start, round, self.begun);
+            let build = if mode == Mode::Upgrade && dice.u32(0..3) == 0 { 2 } else { 1 };
+            let workers = dice.usize(1..=sidecar::WORKERS_MAX);
             self.begun += 1;
             let setting = &self.setting;
             setting.ledger.set_doing(SIDECAR, Doing::Nothing, 0);
-            let pid = role::spawn(|| sidecar::serve(setting, SIDECAR, build))?;
+            let pid = role::spawn(|| sidecar::serve(setting, SIDECAR, build, workers))?;
             self.sidecar = Some(Sidecar { pid, build, asked: false });
         }
         if self.is_over {
@@ -425,7 +422,7 @@ impl<'a> Round<'a> {
         let left = if self.is_interrupted { Vec::new() } else { self.setting.files() };
         self.totals.leaked_files += left.len() as u64;
         if !left.is_empty() {
-            self.totals.tally.tell(format!("leaked: {left:?}"));
+            self.totals.tally.told.push(format!("leaked: {left:?}"));
         }
         Ok(())
     }

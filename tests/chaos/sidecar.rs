@@ -18,6 +18,9 @@ pub(crate) const KEPT: i32 = 10;
 /// It did not start, or did not end well; a letter says why.
 pub(crate) const FAILED: i32 = 11;
 
+/// Most workers of a sidecar: files have room for so many unless told otherwise.
+pub(crate) const WORKERS_MAX: usize = 2;
+
 const PANIC_TEXT: &str = "a panic of the chaos";
 /// Shorter waits spin: a sleep takes some 60 us at least.
 const SPIN: Duration = Duration::from_micros(100);
@@ -34,7 +37,7 @@ impl<const BUILD: u32> TaskSpec for Marked<BUILD> {
 }
 
 /// Serves until it is told to stop, or killed.
-pub(crate) fn serve(setting: &Arc<Setting>, role: usize, build: u32) -> i32 {
+pub(crate) fn serve(setting: &Arc<Setting>, role: usize, build: u32, workers: usize) -> i32 {
     let ledger = &setting.ledger;
     ledger.set_doing(role, Doing::Nothing, 0);
     let standard = std::panic::take_hook();
@@ -64,6 +67,7 @@ pub(crate) fn serve(setting: &Arc<Setting>, role: usize, build: u32) -> i32 {
         .idle(plan.idle)
         .quantum(plan.quantum)
         .drain_time(plan.drain_time)
+        .cpus(&[0; WORKERS_MAX][..workers]) // not pinned, so only their count counts
         .pinned(false)
         .start();
     let handle = match started {

@@ -12,7 +12,7 @@
 use fastrand::Rng;
 
 use crate::dice::mix;
-use crate::plan::{Mode, Pace, Plan, one_of};
+use crate::plan::{Diet, Mode, Pace, Plan, one_of};
 
 /// Bytes of the payload that every task has; they lie in its descriptor.
 pub(crate) const HEAD_BYTES: usize = 32;
@@ -86,7 +86,13 @@ pub(crate) struct Task {
 impl Task {
     /// A task as they are in this round. `build` is what the producer's lane was attached under, 0 if it does not know.
     pub(crate) fn draw(dice: &mut Rng, plan: &Plan, build: u64) -> Self {
+        let usual = match plan.diet {
+            Diet::Refused if dice.u32(0..4) != 0 => Some(one_of(dice, &[Kind::Expires, Kind::Unknown])),
+            Diet::Again if dice.bool() => Some(Kind::Again),
+            _ => None,
+        };
         let kind = match dice.u32(0..100) {
+            _ if usual.is_some() => usual.unwrap_or(Kind::Once),
             0..40 => Kind::Once,
             40..48 => Kind::InPlace,
             48..74 => Kind::Again,

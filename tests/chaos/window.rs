@@ -116,9 +116,13 @@ impl Sight {
         self.lanes.iter().any(|lane| lane.in_flight)
     }
 
-    /// Whether every lane is as nobody ever had it.
+    /// Whether every lane is as nobody ever had it. A FREE one may have been had by somebody whom nobody noticed yet.
     pub(crate) fn is_deserted(&self) -> bool {
-        self.lanes.iter().all(|lane| matches!(lane.word.state(), Some(LaneState::Absent | LaneState::Free)))
+        let is_fresh = |lane: &LaneSight| {
+            let rests = matches!(lane.word.state(), Some(LaneState::Absent | LaneState::Free));
+            rests && !lane.accepted && !lane.in_flight
+        };
+        self.lanes.iter().all(is_fresh)
     }
 
     fn is_resetting(&self) -> bool {
