@@ -19,6 +19,8 @@
 //! - H2: a lane's owner is probed only while the mirror says ACTIVE: an attacher that still can be refused is not
 //!   taken for a dead owner.
 //! - H3: `base` grows by the journal's commit word before that word is cleared: ids may skip, they never repeat.
+//! - H4: a FREE lane that was touched is reset only if its first slot holds no task when looked at *after* its lock was
+//!   seen free: its owner may come, submit and go between any two looks.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
@@ -173,7 +175,7 @@ impl Housekeeping {
             match self.lanes[lane].word.state() {
                 Some(LaneState::Free) if self.lanes[lane].is_taken() => self.activate(lane),
                 // An attacher died between its wish and its first task: the files are no longer pristine.
-                Some(LaneState::Free) if self.lanes[lane].is_touched() && self.lanes[lane].is_deserted() => {
+                Some(LaneState::Free) if self.lanes[lane].is_given_up() => {
                     self.set(lane, LaneState::Resetting, 0);
                     self.try_reset(lane);
                 }
@@ -369,8 +371,18 @@ impl Keep {
 
     /// A FREE lane with an owner who has said what it wants, or that has a task already.
     fn is_taken(&self) -> bool {
-        let Some(sq) = &self.sq else { return false };
-        sq.load_commit(sq_words::SLOTS + COMMIT) != 0 || (self.is_touched() && self.is_owned())
+        self.has_task() || (self.is_touched() && self.is_owned())
+    }
+
+    /// A FREE lane whose attacher died between its wish and its first task. The order of the looks matters (H4): once the
+    /// lock of a touched lane is free nobody can attach to it any more (A1), so the last look is final.
+    fn is_given_up(&self) -> bool {
+        self.is_touched() && self.is_deserted() && !self.has_task()
+    }
+
+    /// Whether a task was ever submitted.
+    fn has_task(&self) -> bool {
+        self.sq.as_ref().is_some_and(|sq| sq.load_commit(sq_words::SLOTS + COMMIT) != 0)
     }
 
     /// Whether somebody has written a wish.
@@ -380,5 +392,37 @@ impl Keep {
 
     fn is_deserted(&self) -> bool {
         !self.is_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::draft;
+    use crate::files::{self, InstanceName};
+    use crate::layout::{Geometry, Kind};
+
+    #[test]
+    fn a_lane_whose_owner_came_and_went_is_given_up_only_if_it_has_no_task() {
+        let instance = InstanceName::new(&format!("given-up-{}", std::process::id())).unwrap();
+        let geometry =
+            Geometry { capacity: 4, request_bytes: 64, response_bytes: 64, lanes: 1, handlers: 8, workers: 1 };
+        let mut keep = Keep::absent(LaneWord::new(LaneState::Free, 0, 7));
+        keep.hold(draft::create_lane(&instance, &geometry, 1, 0, 7).unwrap());
+        assert!(!keep.is_taken() && !keep.is_given_up(), "nobody has come");
+
+        let name = instance.sq(0, 7);
+        let owner = files::open(&name, nix::fcntl::OFlag::O_RDWR).unwrap();
+        owner.try_lock().unwrap();
+        let sq = files::map_for_writing(&name, geometry.sq_bytes(), Kind::Sq, 1).unwrap();
+        sq.commit(sq_words::WISH, 1);
+        assert!(keep.is_taken() && !keep.is_given_up(), "its owner is there");
+        drop(owner);
+        assert!(!keep.is_taken() && keep.is_given_up(), "it died before its first task");
+        sq.commit(sq_words::SLOTS + COMMIT, 1);
+        assert!(keep.is_taken() && !keep.is_given_up(), "it came, submitted and went since somebody looked for a task");
+
+        files::unlink(&name).unwrap();
+        files::unlink(&instance.cq(0, 7)).unwrap();
     }
 }
