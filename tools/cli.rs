@@ -2,6 +2,7 @@
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use executor_shm::InstanceName;
@@ -38,8 +39,9 @@ pub(crate) enum Command {
         "  executord demo                           hash what is below this folder\n  \
            executord demo /usr/share --limit 1GB    more of it\n  \
            executord demo --digests > SUMS          and then: sha256sum -c SUMS\n  \
+           executord demo --kill                    the same while the sidecar is killed every 100 ms\n  \
            executord demo --json | jq .round_trip_ns",
-    ) + "\n  130  interrupted, everything cleaned up")]
+    ) + "\n  130  interrupted, everything cleaned up\n\n" + crate::demo::KILL_KEYS)]
     Demo(DemoArgs),
     /// Remove what a crashed or forgotten sidecar left in /dev/shm. Nothing that is served, attached or unanswered goes.
     #[command(after_help = after_help(
@@ -187,6 +189,10 @@ pub(crate) struct DemoArgs {
     /// Hash hidden and git-ignored files too.
     #[arg(long)]
     pub(crate) all: bool,
+    /// Kill the sidecar (SIGKILL) so many milliseconds after each of its starts, start it again at once, and hash all files
+    /// over and over until it was killed 10 times.
+    #[arg(long, value_name = "MS", num_args = 0..=1, default_missing_value = "100", value_parser = parse_kill)]
+    pub(crate) kill: Option<Duration>,
     /// Print the digests as `sha256sum` does, and the report to standard error; with --json as key `digests`.
     #[arg(long)]
     pub(crate) digests: bool,
@@ -245,7 +251,16 @@ pub(crate) enum Work {
         /// Send every digest to the parent.
         #[arg(long)]
         digests: bool,
+        /// Go through all files again and again until standard input ends.
+        #[arg(long)]
+        over: bool,
     },
+}
+
+fn parse_kill(text: &str) -> Result<Duration, String> {
+    let ms = text.parse().ok().filter(|ms| (1..=3_600_000).contains(ms));
+    ms.map(Duration::from_millis)
+        .ok_or_else(|| "not a number of milliseconds from 1 to 3600000; paths go before --kill".to_owned())
 }
 
 fn after_help(examples: &str) -> String {

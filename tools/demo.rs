@@ -6,6 +6,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use executor_core::cpu::CpuError;
+use executor_shm::InstanceName;
+use executor_shm::clean::{CleanOptions, clean};
 use indicatif::{ProgressBar, ProgressStyle};
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -15,7 +17,7 @@ use crate::exit::{FAILED, INTERRUPTED, USAGE, print};
 use crate::files::{Candidate, check_root, select, share};
 use crate::lines::{Counts, Line};
 use crate::plan::Plan;
-use crate::processes::{Children, Event};
+use crate::processes::{Children, Event, Input};
 use crate::report::Report;
 use crate::units::{bytes, counted};
 
@@ -25,6 +27,13 @@ const WINDOW: usize = 64;
 const RESTARTS: u64 = 3;
 /// How long a child may take to say its first word, or its last one once it was asked to stop.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How often the sidecar is killed at least, if it is to be.
+const KILLS_LEAST: u64 = 10;
+/// What `--help` says of them.
+pub(crate) const KILL_KEYS: &str = "With --kill no round trip is measured. Keys of --json: `kills`, times the sidecar was killed; \
+    `reruns`, tasks that were in flight then and were run again by the next sidecar; `interrupted`, tasks that were in \
+    flight at two kills in a row and were submitted again; `passes`, times all files were gone through. `files`, `bytes` \
+    and `tasks` count each pass; `lost` is 0.";
 /// Turns of the executor and its floors.
 const ROUNDS: usize = 5;
 /// How long a floor may take, which spins on two CPUs without ever yielding: done in 100 ms if they are its own.
@@ -84,6 +93,7 @@ pub(crate) fn demo(arguments: &DemoArgs) -> Result<bool, DemoError> {
         limit: arguments.limit,
         left_out: selection.left_out,
         skipped: selection.skipped.into_iter().map(|skipped| (skipped.path, skipped.why)).collect(),
+        kills: arguments.kill.map(|_| 0),
         ..Report::default()
     };
     // With --digests, standard output is for the sums.
@@ -93,9 +103,12 @@ pub(crate) fn demo(arguments: &DemoArgs) -> Result<bool, DemoError> {
         (false, false) => print(text.as_bytes()),
     };
     let mut demo = Demo { children: Children::new().map_err(system("listen for Ctrl-C"))?, sidecar: None, plan };
-    say(&demo.start_sidecar(arguments, &mut report)?);
-    demo.measure_round_trips(&mut report)?;
-    say(&report.echo_text());
+    demo.spawn_sidecar(arguments)?;
+    say(&demo.wait_for_sidecar(&mut report)?);
+    if arguments.kill.is_none() {
+        demo.measure_round_trips(&mut report)?;
+        say(&report.echo_text());
+    }
     demo.hash(arguments, selection.files, &mut report)?;
     demo.stop();
     say(&report.result_text());
@@ -122,14 +135,13 @@ impl Demo {
         Ok(command)
     }
 
-    fn produce(&mut self, work: &[String], input: Vec<u8>) -> Result<usize, DemoError> {
+    fn produce(&mut self, work: &[String], input: Input) -> Result<usize, DemoError> {
         let mut command = self.command(["produce".to_owned()].into_iter().chain(work.iter().cloned()))?;
         command.arg("--parent").arg(std::process::id().to_string());
-        self.children.spawn(command, Some(input)).map_err(system("start a producer"))
+        self.children.spawn(command, input).map_err(system("start a producer"))
     }
 
-    /// Starts it, waits until it serves, returns what it says about itself.
-    fn start_sidecar(&mut self, arguments: &DemoArgs, report: &mut Report) -> Result<String, DemoError> {
+    fn spawn_sidecar(&mut self, arguments: &DemoArgs) -> Result<(), DemoError> {
         let lanes = self.plan.producers.len() + 1;
         let mut command =
             self.command(["run".to_owned(), self.plan.instance.clone(), "--json".to_owned(), "--tied".to_owned()])?;
@@ -144,12 +156,17 @@ impl Demo {
             command.arg(flag).arg(number);
         }
         command.stderr(std::process::Stdio::inherit());
-        let sidecar = self.children.spawn(command, None).map_err(system("start the sidecar"))?;
-        self.sidecar = Some(sidecar);
+        let held = Input::Held(Vec::new());
+        self.sidecar = Some(self.children.spawn(command, held).map_err(system("start the sidecar"))?);
+        Ok(())
+    }
+
+    /// Waits until it serves, returns what it says about itself.
+    fn wait_for_sidecar(&mut self, report: &mut Report) -> Result<String, DemoError> {
         loop {
             match self.children.next(PATIENCE) {
                 Some(Event::Interrupted) => return Err(DemoError::Interrupted),
-                Some(Event::Line(child, line)) if child == sidecar => {
+                Some(Event::Line(child, line)) if Some(child) == self.sidecar => {
                     let started: Value = serde_json::from_str(&line).unwrap_or_default();
                     report.clock = started["clock"].as_str().unwrap_or("unknown").to_owned();
                     report.sidecar_cpus = vec![self.plan.sidecar];
@@ -162,8 +179,8 @@ impl Demo {
                         report.clock,
                     ));
                 }
-                Some(Event::Closed(child)) if child == sidecar => {
-                    self.children.wait(sidecar, PATIENCE);
+                Some(Event::Closed(child)) if Some(child) == self.sidecar => {
+                    self.children.wait(child, PATIENCE);
                     return Err(DemoError::Sidecar("its own message is above".to_owned()));
                 }
                 Some(_) => {}
@@ -174,7 +191,7 @@ impl Demo {
 
     /// Has a producer measure a round trip, in nanoseconds; `None` if that takes longer than `patience`.
     fn measure(&mut self, work: &[String], patience: Duration) -> Result<Option<f64>, DemoError> {
-        let child = self.produce(work, Vec::new())?;
+        let child = self.produce(work, Input::Ended(Vec::new()))?;
         let deadline = Instant::now() + patience;
         let mut found = None;
         loop {
@@ -206,10 +223,10 @@ impl Demo {
         let echo = ["echo".to_owned(), self.plan.instance.clone(), cpus[0].clone()];
         let mut found: [Vec<f64>; 3] = Default::default();
         for round in 0..ROUNDS {
-            self.pause(Signal::SIGSTOP);
+            self.signal_sidecar(Signal::SIGSTOP);
             let ping_pong = self.measure(&floor("ping-pong"), FLOOR_PATIENCE)?;
             let unix_socket = self.measure(&floor("unix-socket"), FLOOR_PATIENCE)?;
-            self.pause(Signal::SIGCONT);
+            self.signal_sidecar(Signal::SIGCONT);
             let echo = self.measure(&echo, PATIENCE)?;
             for (all, one) in found.iter_mut().zip([ping_pong, unix_socket, echo]) {
                 all.extend(one);
@@ -222,7 +239,7 @@ impl Demo {
         Ok(())
     }
 
-    fn pause(&mut self, signal: Signal) {
+    fn signal_sidecar(&mut self, signal: Signal) {
         if let Some(sidecar) = self.sidecar {
             self.children.signal(sidecar, signal);
         }
@@ -230,7 +247,9 @@ impl Demo {
 
     /// Hashes all files; on the way back `report` is complete.
     fn hash(&mut self, arguments: &DemoArgs, files: Vec<Candidate>, report: &mut Report) -> Result<(), DemoError> {
-        let bar = bar(files.iter().map(|file| file.bytes).sum());
+        let total = files.iter().map(|file| file.bytes).sum();
+        let bar = bar(total);
+        let mut killer = arguments.kill.map(Killer::new);
         let mut producers = HashMap::new();
         for (files, cpu) in share(files, self.plan.producers.len()).into_iter().zip(self.plan.producers.clone()) {
             let mut work = vec!["hash".to_owned(), self.plan.instance.clone(), cpu.to_string()];
@@ -238,21 +257,47 @@ impl Demo {
             work.extend(["--window".to_owned(), WINDOW.to_string()]);
             work.extend(arguments.digests.then(|| "--digests".to_owned()));
             let files: Vec<PathBuf> = files.into_iter().map(|file| file.path).collect();
-            let child = self.produce(&work, as_input(&files))?;
+            work.extend(killer.is_some().then(|| "--over".to_owned()));
+            let mut input = as_input(&files);
+            let input = match killer {
+                None => Input::Ended(input),
+                Some(_) => {
+                    input.push(0); // the end of the list
+                    Input::Held(input)
+                }
+            };
+            let child = self.produce(&work, input)?;
             producers.insert(child, Share { files, ..Share::default() });
         }
         let mut span = (u64::MAX, 0);
         while producers.values().any(|share| !share.closed) {
-            match self.children.next(PATIENCE) {
+            let due = killer.as_ref().map(Killer::due_in);
+            if due == Some(Duration::ZERO) {
+                self.signal_sidecar(Signal::SIGKILL);
+                killer.iter_mut().for_each(Killer::has_killed);
+            }
+            match self.children.next(due.unwrap_or(PATIENCE)) {
                 None => {}
                 Some(Event::Interrupted) => return Err(DemoError::Interrupted),
                 Some(Event::Closed(child)) if Some(child) == self.sidecar => {
                     self.children.wait(child, PATIENCE);
-                    report.restarts += 1;
+                    if killer.as_mut().is_some_and(Killer::takes_the_blame) {
+                        let kills = report.kills.insert(report.kills.unwrap_or(0) + 1);
+                        if *kills >= KILLS_LEAST {
+                            producers.keys().for_each(|&producer| self.children.end_input(producer));
+                        }
+                    } else {
+                        report.restarts += 1;
+                    }
                     if report.restarts > RESTARTS {
                         return Err(DemoError::Sidecar(format!("it died {RESTARTS} times before")));
                     }
-                    self.start_sidecar(arguments, report)?;
+                    self.spawn_sidecar(arguments)?;
+                }
+                Some(Event::Line(child, line)) if Some(child) == self.sidecar => {
+                    let started: Value = serde_json::from_str(&line).unwrap_or_default();
+                    report.reruns += started["recovered"]["reruns"].as_u64().unwrap_or(0);
+                    killer.iter_mut().for_each(Killer::is_served);
                 }
                 Some(Event::Closed(child)) => {
                     let Some(share) = producers.get_mut(&child) else { continue };
@@ -266,7 +311,7 @@ impl Demo {
                 Some(Event::Line(child, line)) => {
                     let Some(share) = producers.get_mut(&child) else { continue };
                     share.take(read_line(&line)?, report, &mut span);
-                    bar.set_position(producers.values().map(|share| share.counts.bytes).sum());
+                    bar.set_position(producers.values().map(|share| share.counts.bytes).sum::<u64>().min(total));
                 }
             }
         }
@@ -284,6 +329,10 @@ impl Demo {
         if let Some(sidecar) = self.sidecar.take() {
             self.children.terminate(sidecar);
             self.children.wait(sidecar, PATIENCE);
+            // One that was killed, or that had not begun to serve, has left its files.
+            if let Ok(instance) = InstanceName::new(&self.plan.instance) {
+                let _ = clean(&instance, CleanOptions { discard: true, dry_run: false });
+            }
         }
     }
 }
@@ -291,6 +340,40 @@ impl Demo {
 impl Drop for Demo {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+/// Kills the sidecar a fixed time after it began to serve.
+#[derive(Debug)]
+struct Killer {
+    every: Duration,
+    /// When; `None` while it is dead or starts.
+    due: Option<Instant>,
+    has_killed: bool,
+}
+
+impl Killer {
+    /// Of a sidecar that serves.
+    fn new(every: Duration) -> Self {
+        Self { every, due: Some(Instant::now() + every), has_killed: false }
+    }
+
+    fn due_in(&self) -> Duration {
+        self.due.map_or(PATIENCE, |due| due.saturating_duration_since(Instant::now()))
+    }
+
+    fn has_killed(&mut self) {
+        (self.due, self.has_killed) = (None, true);
+    }
+
+    /// Whether the death that was just seen is its doing.
+    fn takes_the_blame(&mut self) -> bool {
+        self.due = None;
+        std::mem::take(&mut self.has_killed)
+    }
+
+    fn is_served(&mut self) {
+        self.due = Some(Instant::now() + self.every);
     }
 }
 
@@ -311,11 +394,13 @@ impl Share {
             Line::Digest { file, sha256 } => report.digests.push((path(file), sha256)),
             Line::Skipped { file, why } => report.skipped.push((path(file), why)),
             Line::Mismatched { file, why } => report.mismatched.push((path(file), why)),
-            Line::Done { counts, times, began_at_ns, ended_at_ns } => {
+            Line::Done { counts, passes, times, began_at_ns, ended_at_ns } => {
                 (self.counts, self.done) = (counts, true);
                 report.counts.files += counts.files;
                 report.counts.bytes += counts.bytes;
                 report.counts.tasks += counts.tasks;
+                report.counts.interrupted += counts.interrupted;
+                report.passes = report.passes.max(passes);
                 report.times.merge(&times);
                 *span = (span.0.min(began_at_ns), span.1.max(ended_at_ns));
             }

@@ -64,7 +64,7 @@ fn every_digest_is_right_whatever_the_file() {
             .unwrap()
             .map(|entry| entry.unwrap().path())
             .filter(|path| path.symlink_metadata().unwrap().is_file())
-            .map(|path| (path.to_string_lossy().into_owned(), digest_of(&path)))
+            .map(|path| (text_of(&path), digest_of(&path)))
             .collect();
         assert_eq!(digests(&report), expected);
         let chunk = report["chunk_bytes"].as_u64().unwrap();
@@ -126,12 +126,14 @@ fn the_limit_leaves_files_out_and_says_so() {
 
 #[test]
 fn wrong_arguments_are_refused_in_one_line_with_the_cure() {
-    let cases: [(&[&str], &str); 5] = [
+    let cases: [(&[&str], &str); 7] = [
         (&["/nowhere/at/all"], "no such file"),
         (&["--limit", "lots"], "256MiB"),
         (&["--chunk", "100"], "multiple of 64"),
         (&["--producers", "0"], "--producers"),
         (&["--jsno"], "--json"),
+        (&["--kill", "0"], "milliseconds from 1"),
+        (&["--kill", "."], "paths go before --kill"),
     ];
     for (arguments, cure) in cases {
         assert_refused(&executord().arg("demo").args(arguments).output().unwrap(), 2, cure);
@@ -186,6 +188,42 @@ fn one_cpu_is_enough() {
     assert_eq!(report["cpus"], serde_json::json!({"sidecar": [cpu], "producers": [cpu, cpu]}));
 }
 
+#[test]
+fn a_sidecar_that_is_killed_over_and_over_costs_no_task_and_no_digest() {
+    let folder = Folder::new("kill");
+    let sizes = [0, 64, 4095, 4096, 100_000, 300_000];
+    sizes.into_iter().for_each(|bytes| folder.write(format!("{bytes}"), bytes));
+    let expected: BTreeMap<String, String> = sizes
+        .iter()
+        .map(|bytes| folder.0.join(format!("{bytes}")))
+        .map(|path| (text_of(&path), digest_of(&path)))
+        .collect();
+    for (kill, producers) in [("20", "1"), ("5", "2")] {
+        let report = assert_good(&demo(&folder.0, &["--json", "--digests", "--producers", producers, "--kill", kill]));
+        let number = |key: &str| report[key].as_u64().unwrap();
+        assert!(number("kills") >= 10 && number("passes") > 1, "{report:#}");
+        assert_eq!((number("restarts"), &report["failures"]), (0, &serde_json::json!([])), "{report:#}");
+        assert_eq!(digests(&report), expected, "what is the same in each pass is told once");
+        assert_eq!(report["digests"].as_array().unwrap().len(), expected.len());
+        if producers == "1" {
+            assert_eq!(number("files"), sizes.len() as u64 * number("passes"), "{report:#}");
+            assert_eq!(number("bytes"), sizes.iter().sum::<usize>() as u64 * number("passes"), "{report:#}");
+            let tasks: u64 = sizes.iter().map(|&bytes| bytes as u64 / 4096 + 1).sum();
+            assert_eq!(number("tasks") - number("interrupted"), tasks * number("passes"), "{report:#}");
+        }
+    }
+    let text = demo(&folder.0, &["--kill", "10"]);
+    let text = String::from_utf8(text.stdout).unwrap();
+    for part in ["the sidecar was killed ", "in flight run again", "0 lost", "every digest agrees"] {
+        assert!(text.contains(part), "{text}\n does not say {part}");
+    }
+    assert!(!text.contains("bare ping-pong"), "{text}");
+}
+
+fn text_of(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
 /// A demo with minutes of work, seen once the sidecar has done some of it.
 struct Running {
     demo: Child,
@@ -195,11 +233,11 @@ struct Running {
 }
 
 impl Running {
-    fn start(what: &str, files: u32, bytes: u64) -> Self {
+    fn start(what: &str, files: u32, bytes: u64, more: &[&str]) -> Self {
         let folder = Folder::new(what);
         folder.fill(files, bytes);
         let mut command = executord();
-        command.arg("demo").arg(&folder.0).args(["--json", "--limit", "1TiB"]);
+        command.arg("demo").arg(&folder.0).args(["--json", "--limit", "1TiB"]).args(more);
         let demo = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let part = format!("demo-{}-", demo.id());
         let mut sidecar = None;
@@ -219,7 +257,7 @@ impl Running {
 
 #[test]
 fn ctrl_c_stops_everything_and_leaves_no_file() {
-    let running = Running::start("interrupt", 64, 1 << 30);
+    let running = Running::start("interrupt", 64, 1 << 30, &[]);
     let sidecar = running.sidecar();
     signal(&running.demo, Signal::SIGINT);
     let output = running.demo.wait_with_output().unwrap();
@@ -229,8 +267,19 @@ fn ctrl_c_stops_everything_and_leaves_no_file() {
 }
 
 #[test]
+fn ctrl_c_between_two_kills_leaves_no_file_either() {
+    for kill in ["1", "3", "40"] {
+        let running = Running::start("interrupt-kill", 16, 1 << 30, &["--kill", kill]);
+        signal(&running.demo, Signal::SIGINT);
+        let output = running.demo.wait_with_output().unwrap();
+        assert_refused(&output, 130, "interrupted");
+        assert_eq!(files_with(&running.part), [""; 0]);
+    }
+}
+
+#[test]
 fn a_killed_demo_takes_its_processes_and_files_with_it() {
-    let mut running = Running::start("killed", 64, 1 << 30);
+    let mut running = Running::start("killed", 64, 1 << 30, &[]);
     running.demo.kill().unwrap();
     running.demo.wait().unwrap();
     eventually("an empty /dev/shm", || files_with(&running.part).is_empty());
@@ -238,7 +287,7 @@ fn a_killed_demo_takes_its_processes_and_files_with_it() {
 
 #[test]
 fn a_killed_sidecar_is_started_again_and_no_task_is_lost() {
-    let running = Running::start("crash", 16, 32 << 20);
+    let running = Running::start("crash", 16, 32 << 20, &[]);
     kill(running.sidecar(), Signal::SIGKILL).unwrap(); // the demo's child, found by the demo's own instance
     let report = assert_good(&running.demo.wait_with_output().unwrap());
     assert_eq!((&report["restarts"], &report["files"]), (&1.into(), &16.into()), "{report:#}");

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::exit::{FAILED, USAGE, print};
 use crate::files::{Selection, select};
-use crate::hashing::{Hashing, HashingOptions, Patience};
+use crate::hashing::{Files, Hashing, HashingOptions, Patience};
 use crate::lines::{Counts, Line};
 use crate::producer::idle;
 use crate::served::{Served, ServedError};
@@ -121,7 +121,7 @@ pub(crate) fn hash(arguments: &HashArgs) -> Result<bool, HashError> {
     let mut sums = Sums::new(files.into_iter().map(|file| file.path).collect(), arguments.json);
     skipped.iter().for_each(|skipped| sums.fail(&skipped.path, &skipped.why));
     let began = Instant::now();
-    let ended = Hashing::new(client, sums.paths.clone(), options, |line| sums.take(line)).run();
+    let ended = Hashing::new(client, Files::once(sums.paths.clone()), options, |line| sums.take(line)).run();
     let elapsed_ns = began.elapsed().as_nanos() as u64;
     match ended {
         _ if sums.nobody_reads => Ok(true), // a reader that has gone is no mistake of ours

@@ -14,7 +14,9 @@ use std::process::{Command, Output, Stdio};
 
 use executor_shm::Sidecar as Library;
 use executor_shm::core::Registry;
+use executor_shm::inspect::Inspector;
 use nix::sys::signal::Signal;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use support::{Folder, Sidecar, assert_refused, eventually, executord, instance, json_of, shm_dump, signal};
 
@@ -128,6 +130,37 @@ fn hashing_goes_on_over_a_restart_of_the_sidecar() {
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{output:?}");
     assert_eq!(check(&output.stdout, &folder.0).0, Some(0));
+}
+
+#[test]
+fn a_task_that_two_kills_interrupt_is_submitted_again() {
+    const BYTES: u64 = 2 << 30;
+    let folder = Folder::new("interrupted");
+    folder.fill(1, BYTES);
+    let name = instance("hash");
+    // A task of 8 MiB takes milliseconds, in which it can be hit.
+    let start = || Sidecar::start(&name, &["--json", "--request-bytes", "8MiB", "--capacity", "2", "--lanes", "1"]);
+    let mut lives = vec![start()];
+    let mut command = executord();
+    command.args(["hash", "--instance", name.as_str(), "--json"]).arg(&folder.0);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    eventually("a task that two kills interrupt", || {
+        let look = || Inspector::open(&name).unwrap().look();
+        eventually("a task in flight", || look().lanes.iter().any(|lane| lane.in_flight.is_some()));
+        // The first attempt dies in its worker's hands, then the second if it is hit too.
+        for _ in 0..2 {
+            lives.last_mut().unwrap().crash();
+            lives.push(start());
+        }
+        let started: Value = serde_json::from_str(&lives.last().unwrap().first_line).unwrap();
+        started["recovered"]["interrupted"] == 1
+    });
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let report = json_of(&output);
+    let tasks = BYTES.div_ceil((8 << 20) - 64); // the last chunk is no whole one
+    assert!(report["tasks"].as_u64() > Some(tasks), "{report:#}");
+    assert_eq!(report["digests"][0]["sha256"], digest_of(&folder.0.join("zeros-0")));
 }
 
 #[test]

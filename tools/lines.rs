@@ -42,6 +42,8 @@ pub(crate) enum Line {
     Done {
         /// Final counts.
         counts: Counts,
+        /// How often all files were gone through.
+        passes: u64,
         /// How long tasks took.
         times: Times,
         /// When the first task was submitted, on the monotonic clock.
@@ -67,6 +69,8 @@ pub(crate) struct Counts {
     pub(crate) bytes: u64,
     /// Tasks answered.
     pub(crate) tasks: u64,
+    /// Those of them that were answered as interrupted and submitted again.
+    pub(crate) interrupted: u64,
 }
 
 /// Says one line at once.
@@ -87,14 +91,14 @@ mod tests {
         let mut times = Times::default();
         times.record(1, 2, 3, 6);
         times.record(1_000_000, 2_000, 300, 1_002_300);
-        let counts = Counts { files: 3, bytes: 1 << 40, tasks: 7 };
+        let counts = Counts { files: 3, bytes: 1 << 40, tasks: 7, interrupted: 1 };
         let lines = [
             Line::RoundTrip { ns: 117.25 },
             Line::Progress(counts),
             Line::Digest { file: 1, sha256: "00".to_owned() },
             Line::Skipped { file: 2, why: "gone".to_owned() },
             Line::Mismatched { file: 0, why: "\"two\"\nlines".to_owned() },
-            Line::Done { counts, times, began_at_ns: 5, ended_at_ns: u64::MAX },
+            Line::Done { counts, passes: 2, times, began_at_ns: 5, ended_at_ns: u64::MAX },
             Line::Failed { why: "no lane".to_owned(), lost: 3 },
         ];
         for line in lines {

@@ -3,6 +3,7 @@
 //! Children are put into a process group of their own, so that a Ctrl-C reaches the parent alone, which then stops them
 //! in order. Only the thread that holds a [`Children`] waits for them, so a pid it signals is always still theirs.
 
+use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -25,10 +26,22 @@ pub(crate) enum Event {
     Interrupted,
 }
 
+/// What a child reads from its standard input.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// This, and then its end.
+    Ended(Vec<u8>),
+    /// This, and no end until [`Children::end_input`], until the child was waited for, or until this process has ended:
+    /// so the child can tell.
+    Held(Vec<u8>),
+}
+
 /// Child processes by number, and their events.
 #[derive(Debug)]
 pub(crate) struct Children {
     children: Vec<Option<Child>>,
+    /// While one of these is there, the child's input has no end.
+    held: HashMap<usize, Sender<()>>,
     events: Receiver<Event>,
     sender: Sender<Event>,
 }
@@ -46,12 +59,11 @@ impl Children {
                 }
             }
         });
-        Ok(Self { children: Vec::new(), events, sender })
+        Ok(Self { children: Vec::new(), held: HashMap::new(), events, sender })
     }
 
-    /// Starts `command` and returns its number. Its standard input is `input` and then its end; `None` keeps it open
-    /// until the child was waited for or this process has ended, so that the child can tell.
-    pub(crate) fn spawn(&mut self, mut command: Command, input: Option<Vec<u8>>) -> std::io::Result<usize> {
+    /// Starts `command` and returns its number.
+    pub(crate) fn spawn(&mut self, mut command: Command, input: Input) -> std::io::Result<usize> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
         let mut child = command.spawn()?;
         let number = self.children.len();
@@ -67,12 +79,22 @@ impl Children {
                 let _ = sender.send(Event::Closed(number));
             });
         }
-        if let Some(input) = input
-            && let Some(mut stdin) = child.stdin.take()
-        {
+        if let Some(mut stdin) = child.stdin.take() {
+            let (input, ended) = match input {
+                Input::Ended(input) => (input, None),
+                Input::Held(input) => {
+                    let (sender, ended) = channel();
+                    self.held.insert(number, sender);
+                    (input, Some(ended))
+                }
+            };
             // In a thread: a child that writes before it has read everything must not meet a parent that does so too.
-            // A child that died takes no input; its end is told by its standard output.
-            std::thread::spawn(move || stdin.write_all(&input));
+            std::thread::spawn(move || {
+                // A child that died takes no input; its end is told by its standard output.
+                let _ = stdin.write_all(&input);
+                // Nothing is ever sent: it ends when the sender goes.
+                ended.map(|ended| ended.recv())
+            });
         }
         self.children.push(Some(child));
         Ok(number)
@@ -81,6 +103,11 @@ impl Children {
     /// The next event, or `None` after `timeout`.
     pub(crate) fn next(&self, timeout: Duration) -> Option<Event> {
         self.events.recv_timeout(timeout).ok()
+    }
+
+    /// Ends the input of a child that was started with [`Input::Held`].
+    pub(crate) fn end_input(&mut self, number: usize) {
+        self.held.remove(&number);
     }
 
     /// Asks a child to stop.
@@ -110,17 +137,19 @@ impl Children {
     pub(crate) fn wait(&mut self, number: usize, patience: Duration) -> Option<ExitStatus> {
         let mut child = self.children.get_mut(number)?.take()?;
         let deadline = Instant::now() + patience;
-        loop {
+        let ended = loop {
             match child.try_wait() {
-                Ok(Some(status)) => return Some(status),
-                Ok(None) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(2)),
+                Ok(Some(status)) => break Some(status),
+                Ok(None) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(1)),
                 Ok(None) => {
                     let _ = child.kill();
-                    return child.wait().ok();
+                    break child.wait().ok();
                 }
-                Err(_) => return None,
+                Err(_) => break None,
             }
-        }
+        };
+        self.held.remove(&number);
+        ended
     }
 }
 

@@ -1,10 +1,12 @@
 //! A producer process of the demo: what it is asked for, what it answers.
 
 use std::ffi::OsString;
-use std::io::Read;
+use std::io::BufRead;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use executor_client::{Client, ConnectOptions, TaskDescriptor};
@@ -16,7 +18,7 @@ use crate::cli::{ProduceArgs, Work};
 use crate::exit::{FAILED, one_line};
 use crate::floor;
 use crate::handlers::{ECHO, SHA256_BLOCK};
-use crate::hashing::{Hashing, HashingOptions, Patience};
+use crate::hashing::{Files, Hashing, HashingOptions, Patience};
 use crate::lines::{Line, say};
 use crate::processes::end_with_parent;
 
@@ -56,7 +58,7 @@ pub(crate) fn produce(arguments: &ProduceArgs) -> ExitCode {
         Work::PingPong { here, there } => ping_pong((*here, *there)),
         Work::UnixSocket { here, there } => unix_socket((*here, *there)),
         Work::Echo { instance, cpu } => echo(instance, *cpu),
-        Work::Hash { instance, cpu, chunk, window, digests } => connect(instance, *cpu).and_then(|client| {
+        Work::Hash { instance, cpu, chunk, window, digests, over } => connect(instance, *cpu).and_then(|client| {
             let options = HashingOptions {
                 handler: SHA256_BLOCK,
                 chunk_bytes: *chunk,
@@ -66,7 +68,7 @@ pub(crate) fn produce(arguments: &ProduceArgs) -> ExitCode {
                 idle: idle(),
                 patience: Patience::Silent(SILENCE),
             };
-            Hashing::new(client, read_paths()?, options, |line| say(&line)).run()
+            Hashing::new(client, read_files(*over)?, options, |line| say(&line)).run()
         }),
     };
     let line = match done {
@@ -130,10 +132,27 @@ fn echo(instance: &InstanceName, cpu: u32) -> Result<Line, GaveUp> {
     Ok(Line::RoundTrip { ns: begin.elapsed().as_nanos() as f64 / round_trips as f64 })
 }
 
-/// The files to hash: paths that each end with a zero byte.
-fn read_paths() -> Result<Vec<PathBuf>, GaveUp> {
-    let mut input = Vec::new();
-    std::io::stdin().lock().read_to_end(&mut input)?;
-    let paths = input.split(|&byte| byte == 0).filter(|path| !path.is_empty());
-    Ok(paths.map(|path| PathBuf::from(OsString::from_vec(path.to_vec()))).collect())
+/// The files to hash: paths that each end with a zero byte. If it is to be done over and over, an empty path ends the list
+/// and the end of standard input the work.
+fn read_files(over: bool) -> Result<Files, GaveUp> {
+    let mut paths = Vec::new();
+    let mut stdin = std::io::stdin().lock();
+    loop {
+        let mut path = Vec::new();
+        stdin.read_until(0, &mut path)?;
+        if path.pop_if(|byte| *byte == 0).is_none() || path.is_empty() {
+            break;
+        }
+        paths.push(PathBuf::from(OsString::from_vec(path)));
+    }
+    if !over {
+        return Ok(Files::once(paths));
+    }
+    let enough = Arc::new(AtomicBool::new(false));
+    let is_enough = Arc::clone(&enough);
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        is_enough.store(true, Relaxed);
+    });
+    Ok(Files::until(paths, enough))
 }

@@ -48,8 +48,14 @@ pub(crate) struct Report {
     pub(crate) limit: u64,
     /// Why producers gave up, if any did.
     pub(crate) failures: Vec<String>,
-    /// How often the sidecar died and was started again.
+    /// How often the sidecar died by itself and was started again.
     pub(crate) restarts: u64,
+    /// How often it was killed and started again, if it was to be.
+    pub(crate) kills: Option<u64>,
+    /// Tasks that were in flight then and were run again.
+    pub(crate) reruns: u64,
+    /// How often all files were gone through.
+    pub(crate) passes: u64,
     /// Digests by file, if they were asked for.
     pub(crate) digests: Vec<Named>,
 }
@@ -78,6 +84,10 @@ impl Report {
             "left_out": self.left_out,
             "failures": self.failures,
             "restarts": self.restarts,
+            "kills": self.kills.unwrap_or(0),
+            "reruns": self.reruns,
+            "interrupted": self.counts.interrupted,
+            "passes": self.passes,
             "elapsed_ns": self.elapsed_ns,
             "tasks_per_second": per_second(self.counts.tasks, self.elapsed_ns),
             "bytes_per_second": per_second(self.counts.bytes, self.elapsed_ns),
@@ -132,7 +142,7 @@ impl Report {
     }
 
     fn hash_text(&self) -> String {
-        let Counts { files, bytes: hashed, tasks } = self.counts;
+        let Counts { files, bytes: hashed, tasks, interrupted: _ } = self.counts;
         let megabytes = per_second(hashed, self.elapsed_ns) / 1e6;
         let mut text = String::new();
         let _ = writeln!(
@@ -149,6 +159,9 @@ impl Report {
             "  {} tasks/s, {megabytes:.0} MB/s; this includes reading the files and hashing them again as the check",
             count(per_second(tasks, self.elapsed_ns).round() as u64),
         );
+        if self.passes > 1 {
+            let _ = writeln!(text, "  each file up to {}, one pass after the other", counted(self.passes, "time"));
+        }
         text
     }
 
@@ -177,6 +190,16 @@ impl Report {
             true => writeln!(text, "every task was answered, every digest agrees with the sha2 crate"),
             false => writeln!(text, "WRONG: {} lost, {} mismatched", counted(self.lost, "task"), self.mismatched.len()),
         };
+        if let Some(kills) = self.kills {
+            let _ = writeln!(
+                text,
+                "the sidecar was killed {}: {} in flight run again, {} interrupted and submitted again, {} lost",
+                counted(kills, "time"),
+                counted(self.reruns, "task"),
+                count(self.counts.interrupted),
+                count(self.lost),
+            );
+        }
         for why in &self.failures {
             let _ = writeln!(text, "a producer gave up: {why}");
         }
