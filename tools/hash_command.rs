@@ -134,12 +134,12 @@ fn hashing_goes_on_over_a_restart_of_the_sidecar() {
 
 #[test]
 fn a_task_that_two_kills_interrupt_is_submitted_again() {
-    const BYTES: u64 = 2 << 30;
+    const BYTES: u64 = 4 << 30;
     let folder = Folder::new("interrupted");
     folder.fill(1, BYTES);
     let name = instance("hash");
-    // A task of 8 MiB takes milliseconds, in which it can be hit.
-    let start = || Sidecar::start(&name, &["--json", "--request-bytes", "8MiB", "--capacity", "2", "--lanes", "1"]);
+    // A task of 15 MiB takes milliseconds, in which it can be hit.
+    let start = || Sidecar::start(&name, &["--json", "--request-bytes", "15MiB", "--capacity", "2", "--lanes", "1"]);
     let mut lives = vec![start()];
     let mut command = executord();
     command.args(["hash", "--instance", name.as_str(), "--json"]).arg(&folder.0);
@@ -158,7 +158,7 @@ fn a_task_that_two_kills_interrupt_is_submitted_again() {
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{output:?}");
     let report = json_of(&output);
-    let tasks = BYTES.div_ceil((8 << 20) - 64); // the last chunk is no whole one
+    let tasks = BYTES.div_ceil((15 << 20) - 64); // the last chunk is no whole one
     assert!(report["tasks"].as_u64() > Some(tasks), "{report:#}");
     assert_eq!(report["digests"][0]["sha256"], digest_of(&folder.0.join("zeros-0")));
 }
