@@ -98,6 +98,7 @@ fn lane_json(view: &Inspection, lane: &LaneView) -> Value {
             "handler_id": task.handler_id,
             "handler": handler_name(view, task.handler_id),
             "request_bytes": task.length,
+            "attempt": task.attempt,
             "running_ns": running_ns(view, task.started_at),
         })
     });

@@ -11,6 +11,7 @@ use std::io::Write;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use executor_shm::Sidecar as Library;
 use executor_shm::core::Registry;
@@ -145,13 +146,24 @@ fn a_task_that_two_kills_interrupt_is_submitted_again() {
     command.args(["hash", "--instance", name.as_str(), "--json"]).arg(&folder.0);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     eventually("a task that two kills interrupt", || {
-        let look = || Inspector::open(&name).unwrap().look();
-        eventually("a task in flight", || look().lanes.iter().any(|lane| lane.in_flight.is_some()));
-        // The first attempt dies in its worker's hands, then the second if it is hit too.
-        for _ in 0..2 {
+        let attempt = || {
+            let lanes = Inspector::open(&name).unwrap().look().lanes;
+            lanes.iter().find_map(|lane| lane.in_flight).map_or(0, |task| task.attempt)
+        };
+        let mut crash = || {
             lives.last_mut().unwrap().crash();
             lives.push(start());
+        };
+        // The first attempt dies in its worker's hands, then the second if it is hit too.
+        eventually("a task in flight", || attempt() == 1);
+        crash();
+        let begun = Instant::now();
+        while attempt() != 2 {
+            if begun.elapsed() > Duration::from_secs(1) {
+                return false; // it had ended before it was hit
+            }
         }
+        crash();
         let started: Value = serde_json::from_str(&lives.last().unwrap().first_line).unwrap();
         started["recovered"]["interrupted"] == 1
     });

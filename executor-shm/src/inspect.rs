@@ -88,6 +88,8 @@ pub struct InFlightView {
     pub submitted_at: u64,
     /// When it was started, in ticks; 0 unknown.
     pub started_at: u64,
+    /// Which attempt this is.
+    pub attempt: u16,
 }
 
 /// One lane as it stands.
@@ -393,6 +395,7 @@ impl Inspector {
         let started = journal.load_commit(lines + COMMIT);
         let record = DescriptorRecord { words: journal.load_record(lines) };
         let started_at = journal.load(lines + k::STARTED_AT);
+        let attempts = journal.load(lines + k::ATTEMPTS);
         let completed = match started.checked_sub(1) {
             Some(last) if cq.load_commit(slot(last) + COMMIT) < started => last,
             _ => started,
@@ -405,6 +408,7 @@ impl Inspector {
                 length: record.length(),
                 submitted_at: record.submitted_at(),
                 started_at,
+                attempt: if attempts >> 8 == completed { (attempts as u16 & 0xff).max(1) } else { 1 },
             });
         }
         let capacity = u64::from(self.geometry.capacity);
