@@ -1,0 +1,63 @@
+//! `shm-dump` on copies of files that hold anything.
+//!
+//! The input is an archive (`archive.rs`). Whatever the bytes: every view, as text and as JSON, is shown or refused with an
+//! error; nothing panics, hangs (`-timeout`) or takes memory that the files do not explain (`-rss_limit_mb`).
+
+#![no_main]
+
+mod archive;
+mod input;
+
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+use executor_shm::InstanceName;
+use executor_shm::inspect::{Inspector, list_copies};
+use input::Input;
+use libfuzzer_sys::fuzz_target;
+
+/// What all views of eight small files can take.
+const SHOWN_BYTES_MAX: usize = 16 << 20;
+
+/// In memory: nothing of it is worth a disk. `FUZZ_FOLDER` says where; whoever sets it removes it.
+static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
+    let parent = std::env::var_os("FUZZ_FOLDER").map_or_else(|| PathBuf::from("/dev/shm"), PathBuf::from);
+    let folder = parent.join(format!("executor-fuzz-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder for the files");
+    folder
+});
+
+fn clear(folder: &Path) {
+    for entry in std::fs::read_dir(folder).expect("the folder") {
+        std::fs::remove_file(entry.expect("an entry").path()).expect("our file");
+    }
+}
+
+fuzz_target!(|data: &[u8]| {
+    let folder = FOLDER.as_path();
+    clear(folder);
+    archive::unpack(Input(data), folder);
+    let instance = InstanceName::new("fuzz").expect("a name");
+    let listed = list_copies(folder).expect("the folder");
+    assert!(listed.len() <= 1, "there is one name");
+    for unreadable in listed.iter().filter_map(|one| one.view.as_ref().err()) {
+        assert!(!unreadable.to_string().is_empty());
+    }
+    let Ok(inspector) = Inspector::open_copy(&instance, folder) else { return };
+    let view = inspector.look();
+    assert!(view.alive.is_none(), "a copy is neither alive nor dead");
+    for lane in &view.lanes {
+        // Of the lane's own words there are as many tasks as it has slots, whatever they say.
+        let capacity = u64::from(view.geometry.capacity);
+        assert!(lane.depth.unwrap_or(0) <= capacity, "{lane:?}");
+        for position in [0, lane.started.unwrap_or(0).wrapping_sub(1), u64::MAX] {
+            let _ = inspector.completion(lane.lane, lane.nonce, position);
+        }
+    }
+    let records = inspector.records(None, usize::MAX).expect("all lanes that there are");
+    for rows in records.iter().filter_map(|lane| lane.tasks.as_ref().ok()).map(Vec::len) {
+        assert!(rows <= view.geometry.capacity as usize, "{rows} tasks in {} slots", view.geometry.capacity);
+    }
+    let shown = executord::every_view(&listed, &view, &records, view.created_at_ns.wrapping_add(1));
+    assert!(shown <= SHOWN_BYTES_MAX, "{shown} bytes of eight small files");
+});
