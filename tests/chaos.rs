@@ -8,6 +8,8 @@
 
 #[path = "chaos/auditor.rs"]
 mod auditor;
+#[path = "chaos/company.rs"]
+mod company;
 #[path = "chaos/dice.rs"]
 mod dice;
 #[path = "chaos/ledger.rs"]

@@ -90,9 +90,16 @@ pub(crate) enum Doing {
     Collecting,
     /// A producer lets go of its lane.
     Leaving,
+    /// A sidecar stands by.
+    Waiting,
 }
 
 impl Doing {
+    /// Whether a producer has a lane that the auditor knows.
+    pub(crate) fn has_lane(self) -> bool {
+        matches!(self, Self::Submitting | Self::Collecting | Self::Leaving)
+    }
+
     fn from_word(word: u64) -> Self {
         match word as u8 {
             1 => Self::Starting,
@@ -102,6 +109,7 @@ impl Doing {
             5 => Self::Submitting,
             6 => Self::Collecting,
             7 => Self::Leaving,
+            8 => Self::Waiting,
             _ => Self::Nothing,
         }
     }

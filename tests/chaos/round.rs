@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use executor_shm::InstanceName;
+use executor_tests::FAIL_SAFE;
 use executor_tests::mail::{Letter, Mailbox};
-use executor_tests::{FAIL_SAFE, role};
 use fastrand::Rng;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
@@ -23,18 +23,16 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::auditor::{Auditor, KeptLane};
+use crate::company::{Company, Member};
 use crate::dice::{Stream, dice};
-use crate::ledger::{Doing, Entry, Ledger, Mark};
+use crate::ledger::{Entry, Ledger, Mark};
 use crate::plan::{Mode, Plan};
 use crate::reckoning::{Case, Charge, LaneImage, reckon_ids, reckon_unused};
 use crate::report::Totals;
 use crate::setting::{COMPLAINT, LANE, Setting};
+use crate::sidecar;
 use crate::window::{self, Watch};
-use crate::{producer, sidecar};
 
-/// The sidecar's word in the ledger; producers have the next ones.
-const SIDECAR: usize = 0;
-const PRODUCERS: usize = 1;
 /// Between two looks at the lanes while the round comes to its end.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 /// Between two looks whether a sidecar serves.
@@ -57,6 +55,10 @@ enum Strike {
     Sidecar,
     Producer(usize),
     Both(usize),
+    /// The sidecar that stands by.
+    Standby,
+    /// The one that serves, then the other while it takes over.
+    Pair(Duration),
     /// Asks the sidecar to stop.
     Ask,
 }
@@ -69,39 +71,28 @@ enum After {
     Serving,
 }
 
-#[derive(Debug)]
-struct Sidecar {
-    pid: Pid,
-    build: u32,
-    /// It was asked to stop.
-    asked: bool,
-}
-
-/// A round while it runs. Dropped, it leaves no process and no file.
+/// A round while it runs. Dropped, it leaves no process and no file: the company is dropped first.
 #[derive(Debug)]
 pub(crate) struct Round<'a> {
+    company: Company,
+    _files: Files,
     setting: Arc<Setting>,
     auditor: Auditor,
     watch: Watch,
     dice: Rng,
     signals: &'a SignalFd,
     totals: &'a mut Totals,
-    sidecar: Option<Sidecar>,
-    producers: Vec<Option<Pid>>,
-    /// Processes begun so far: each draws its own choices.
-    begun: u64,
     is_interrupted: bool,
     is_over: bool,
 }
 
-impl Drop for Round<'_> {
+/// Removes what is left of the instance.
+#[derive(Debug)]
+struct Files(Arc<Setting>);
+
+impl Drop for Files {
     fn drop(&mut self) {
-        let children = self.producers.iter().flatten().chain(self.sidecar.iter().map(|sidecar| &sidecar.pid));
-        for &pid in children {
-            let _ = kill(pid, Signal::SIGKILL);
-            let _ = waitpid(pid, None);
-        }
-        for file in self.setting.files() {
+        for file in self.0.files() {
             let _ = fs::remove_file(file);
         }
     }
@@ -111,18 +102,16 @@ impl<'a> Round<'a> {
     pub(crate) fn new(plan: Plan, signals: &'a SignalFd, totals: &'a mut Totals) -> Result<Self, Box<dyn Error>> {
         let instance = InstanceName::new(&format!("chaos-{}-{}", std::process::id(), plan.round))?;
         let dice = dice(plan.seed, Stream::Killer, plan.round, 0);
-        let producers = vec![None; plan.producers];
-        let setting = Setting { plan, instance, ledger: Ledger::new()?, mailbox: Mailbox::new()? };
+        let setting = Arc::new(Setting { plan, instance, ledger: Ledger::new()?, mailbox: Mailbox::new()? });
         Ok(Self {
-            setting: Arc::new(setting),
+            company: Company::new(&setting),
+            _files: Files(Arc::clone(&setting)),
+            setting,
             auditor: Auditor::default(),
             watch: Watch::default(),
             dice,
             signals,
             totals,
-            sidecar: None,
-            producers,
-            begun: 0,
             is_interrupted: false,
             is_over: false,
         })
@@ -153,43 +142,24 @@ impl<'a> Round<'a> {
         Ok(Ending::Whole)
     }
 
-    /// Begins every role that is missing.
+    /// Begins whoever is missing.
     fn fill(&mut self) -> Result<(), Errno> {
-        if self.sidecar.is_none() {
-            let Plan { seed, round, mode, .. } = self.setting.plan;
-            let mut dice = dice(seed, Stream::Start, round, self.begun);
-            let build = if mode == Mode::Upgrade && dice.u32(0..3) == 0 { 2 } else { 1 };
-            let workers = dice.usize(1..=sidecar::WORKERS_MAX);
-            self.begun += 1;
-            let setting = &self.setting;
-            setting.ledger.set_doing(SIDECAR, Doing::Nothing, 0);
-            let pid = role::spawn(|| sidecar::serve(setting, SIDECAR, build, workers))?;
-            self.sidecar = Some(Sidecar { pid, build, asked: false });
-        }
-        if self.is_over {
-            return Ok(());
-        }
-        for number in 0..self.producers.len() {
-            if self.producers[number].is_none() {
-                self.begun += 1;
-                let (setting, begun, role) = (&self.setting, self.begun, PRODUCERS + number);
-                setting.ledger.set_doing(role, Doing::Nothing, 0);
-                self.producers[number] = Some(role::spawn(|| producer::produce(setting, role, begun))?);
-            }
-        }
-        Ok(())
+        if self.is_over { self.company.fill_sidecar() } else { self.company.fill() }
     }
 
     /// Whom to strike next, and how long from now.
     fn draw(&mut self) -> (Strike, After, Duration) {
-        let producer = self.dice.usize(..self.producers.len());
+        let producer = self.dice.usize(..self.setting.plan.producers);
         let strike = match (self.setting.plan.mode, self.dice.u32(0..100)) {
             (Mode::Producer, _) => Strike::Producer(producer),
             (Mode::Both, 0..40) => Strike::Producer(producer),
             (Mode::Both, 40..55) => Strike::Both(producer),
-            (Mode::Stop, _) if self.sidecar.as_ref().is_some_and(|sidecar| !sidecar.asked) => Strike::Ask,
+            (Mode::Stop, _) if self.company.server().is_some_and(|(_, asked)| !asked) => Strike::Ask,
             // Producers die around stops too: what they had submitted must keep the files.
             (Mode::Stop, 0..30) => Strike::Producer(producer),
+            (Mode::Standby, 0..15) => Strike::Standby,
+            (Mode::Standby, 15..35) => Strike::Pair(Duration::from_micros(self.dice.u64(0..3000))),
+            (Mode::Standby, 35..45) => Strike::Producer(producer),
             _ => Strike::Sidecar,
         };
         // From a start on, which takes a millisecond or two; mostly once it serves.
@@ -208,18 +178,42 @@ impl<'a> Round<'a> {
     fn strike(&mut self, strike: Strike) -> Result<(), Box<dyn Error>> {
         match strike {
             Strike::Ask => self.ask()?,
-            Strike::Sidecar => self.strike_sidecar()?,
+            Strike::Sidecar => {
+                if let Some((server, _)) = self.company.server() {
+                    self.strike_sidecar(server)?;
+                }
+            }
+            Strike::Standby => {
+                if let Some((server, _)) = self.company.server()
+                    && let Some(standby) = self.company.other_than(server)
+                {
+                    self.strike_sidecar(standby)?;
+                }
+            }
+            Strike::Pair(apart) => {
+                if let Some((server, _)) = self.company.server() {
+                    self.strike_sidecar(server)?;
+                    self.pause(apart)?;
+                    if let Some(standby) = self.company.other_than(server) {
+                        self.strike_sidecar(standby)?;
+                    }
+                }
+            }
             Strike::Producer(first) => {
                 let number = self.choose(first);
                 self.strike_producer(number)?;
             }
             Strike::Both(first) => {
                 let number = self.choose(first);
-                for pid in self.producers[number].iter().chain(self.sidecar.iter().map(|sidecar| &sidecar.pid)) {
-                    kill(*pid, Signal::SIGKILL)?;
+                let server = self.company.server().map(|(server, _)| server);
+                let pids = [self.company.producer(number), server.and_then(|server| self.company.sidecar(server))];
+                for pid in pids.into_iter().flatten() {
+                    kill(pid, Signal::SIGKILL)?;
                 }
                 self.strike_producer(number)?;
-                self.strike_sidecar()?;
+                if let Some(server) = server {
+                    self.strike_sidecar(server)?;
+                }
             }
         }
         Ok(())
@@ -227,7 +221,7 @@ impl<'a> Round<'a> {
 
     /// Until a sidecar serves, or the time has come.
     fn wait_for_sidecar(&mut self, until: Instant) -> Result<(), Box<dyn Error>> {
-        while self.setting.ledger.doing(SIDECAR).0 != Doing::Serving && Instant::now() < until && !self.is_interrupted {
+        while !self.company.is_served() && Instant::now() < until && !self.is_interrupted {
             self.wait_until(Instant::now() + GLANCE)?;
         }
         Ok(())
@@ -240,9 +234,8 @@ impl<'a> Round<'a> {
             self.wait_for_sidecar(Instant::now() + PATIENCE)?;
         }
         self.wait_until(Instant::now() + more)?;
-        if let Some(sidecar) = &mut self.sidecar {
-            kill(sidecar.pid, Signal::SIGTERM)?;
-            sidecar.asked = true;
+        if let Some((server, _)) = self.company.server() {
+            self.company.ask(server)?;
         }
         Ok(())
     }
@@ -250,49 +243,50 @@ impl<'a> Round<'a> {
     /// A producer, `first` or the next one after it that has a lane: mostly that, if any has.
     fn choose(&mut self, first: usize) -> usize {
         let is_picky = self.dice.u32(0..4) != 0;
-        let has_lane = |number: &usize| self.setting.ledger.doing(PRODUCERS + number).0 as u64 > Doing::Claimed as u64;
-        let after = (first..self.producers.len()).chain(0..first).find(has_lane);
+        let has_lane = |number: &usize| self.company.producer_doing(*number).0.has_lane();
+        let after = (first..self.setting.plan.producers).chain(0..first).find(has_lane);
         after.filter(|_| is_picky).unwrap_or(first)
     }
 
-    fn strike_sidecar(&mut self) -> Result<(), Box<dyn Error>> {
-        let Some(Sidecar { pid, .. }) = self.sidecar else { return Ok(()) };
+    /// Kills a process; `false` if it had ended before.
+    fn kill(&mut self, pid: Pid) -> Result<bool, Box<dyn Error>> {
         kill(pid, Signal::SIGKILL)?;
         let status = waitpid(pid, None)?;
-        if !is_killed(status) {
-            self.died(status); // it had ended before the kill came
-            return Ok(());
+        if matches!(status, WaitStatus::Signaled(_, Signal::SIGKILL, _)) {
+            self.company.remove(pid);
+            self.read_letters()?;
+            return Ok(true);
         }
-        self.sidecar = None;
-        self.read_letters()?;
-        let sight = self.watch.look(&self.setting, &self.auditor);
-        let (doing, _) = self.setting.ledger.doing(SIDECAR);
-        let window = window::of_sidecar(sight.as_ref(), pid.as_raw(), doing);
-        self.totals.kill(window, sight.is_some_and(|sight| sight.is_in_flight()));
-        self.audit();
+        self.died(status);
+        Ok(false)
+    }
+
+    fn strike_sidecar(&mut self, index: usize) -> Result<(), Box<dyn Error>> {
+        let Some(pid) = self.company.sidecar(index) else { return Ok(()) };
+        if self.kill(pid)? {
+            let sight = self.watch.look(&self.setting, &self.auditor);
+            let window = window::of_sidecar(sight.as_ref(), pid.as_raw(), self.company.sidecar_doing(index));
+            let in_flight = sight.is_some_and(|sight| sight.is_in_flight()) && window != "standby_waiting";
+            self.totals.kill(window, in_flight);
+            self.audit();
+        }
         Ok(())
     }
 
     fn strike_producer(&mut self, number: usize) -> Result<(), Box<dyn Error>> {
-        let Some(pid) = self.producers[number] else { return Ok(()) };
-        kill(pid, Signal::SIGKILL)?;
-        let status = waitpid(pid, None)?;
-        if !is_killed(status) {
-            self.died(status);
-            return Ok(());
+        let Some(pid) = self.company.producer(number) else { return Ok(()) };
+        if self.kill(pid)? {
+            let sight = self.watch.look(&self.setting, &self.auditor);
+            let (doing, life) = self.company.producer_doing(number);
+            let lane = self.auditor.of_life(life).filter(|_| doing.has_lane());
+            let is_its = |word: u64| lane.is_some_and(|kept| kept.facts.nonce == word);
+            let in_flight =
+                sight.is_some_and(|sight| sight.lanes.iter().any(|lane| lane.in_flight && is_its(lane.word.nonce())));
+            // The task it was about to submit is the one that it has not marked.
+            let commits = lane.is_some_and(|kept| self.has_unmarked(kept));
+            self.totals.kill(window::of_producer(doing, commits), in_flight);
+            self.audit();
         }
-        self.producers[number] = None;
-        self.read_letters()?;
-        let sight = self.watch.look(&self.setting, &self.auditor);
-        let (doing, life) = self.setting.ledger.doing(PRODUCERS + number);
-        let lane = self.auditor.of_life(life).filter(|_| doing as u64 > Doing::Claimed as u64);
-        let is_its = |word: u64| lane.is_some_and(|kept| kept.facts.nonce == word);
-        let in_flight =
-            sight.is_some_and(|sight| sight.lanes.iter().any(|lane| lane.in_flight && is_its(lane.word.nonce())));
-        // The task it was about to submit is the one that it has not marked.
-        let commits = lane.is_some_and(|kept| self.has_unmarked(kept));
-        self.totals.kill(window::of_producer(doing, commits), in_flight);
-        self.audit();
         Ok(())
     }
 
@@ -302,53 +296,51 @@ impl<'a> Round<'a> {
         about.is_some_and(|entry| entry.mark == Mark::About && kept.submitted(entry.position) == entry.position + 1)
     }
 
-    /// Waits, and hears meanwhile who died and what is told.
+    /// Waits, and begins anew whoever ends meanwhile.
     fn wait_until(&mut self, at: Instant) -> Result<(), Box<dyn Error>> {
         loop {
             let left = at.saturating_duration_since(Instant::now());
-            let setting = Arc::clone(&self.setting);
-            let mut fds = [
-                PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
-                PollFd::new(setting.mailbox.bell(), PollFlags::POLLIN),
-            ];
-            match ppoll(&mut fds, Some(TimeSpec::from_duration(left)), None) {
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-            self.read_letters()?;
-            while let Some(signal) = self.signals.read_signal()? {
-                self.is_interrupted |= signal.ssi_signo != Signal::SIGCHLD as u32;
-            }
-            loop {
-                match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                    Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => break,
-                    Ok(status) => self.died(status),
-                    Err(errno) => return Err(errno.into()),
-                }
-            }
-            if self.is_interrupted || at.saturating_duration_since(Instant::now()).is_zero() {
+            self.pause(left)?;
+            if self.is_interrupted || Instant::now() >= at {
                 return Ok(());
             }
             self.fill()?;
         }
     }
 
-    /// A role ended that was not killed.
-    fn died(&mut self, status: WaitStatus) {
-        let pid = status.pid();
-        if let Some(Sidecar { build, asked, .. }) = self.sidecar.take_if(|sidecar| Some(sidecar.pid) == pid) {
-            match status {
-                WaitStatus::Exited(_, sidecar::REMOVED) if asked => self.totals.stops_removed += 1,
-                WaitStatus::Exited(_, sidecar::KEPT) if asked => self.totals.stops_kept += 1,
-                _ => self.find(&format!("a sidecar of build {build} ended by itself: {status:?}")),
+    /// Waits for `time`, or until something is heard: who died and what is told.
+    fn pause(&mut self, time: Duration) -> Result<(), Box<dyn Error>> {
+        let setting = Arc::clone(&self.setting);
+        let mut fds = [
+            PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+            PollFd::new(setting.mailbox.bell(), PollFlags::POLLIN),
+        ];
+        match ppoll(&mut fds, Some(TimeSpec::from_duration(time)), None) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        self.read_letters()?;
+        while let Some(signal) = self.signals.read_signal()? {
+            self.is_interrupted |= signal.ssi_signo != Signal::SIGCHLD as u32;
+        }
+        loop {
+            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return Ok(()),
+                Ok(status) => self.died(status),
+                Err(errno) => return Err(errno.into()),
             }
         }
-        for number in 0..self.producers.len() {
-            if self.producers[number].take_if(|producer| Some(*producer) == pid).is_some()
-                && status != WaitStatus::Exited(pid.unwrap_or(Pid::from_raw(0)), 0)
-            {
-                self.find(&format!("producer {number} ended by itself: {status:?}"));
-            }
+    }
+
+    /// A role ended that was not killed.
+    fn died(&mut self, status: WaitStatus) {
+        let Some(member) = status.pid().and_then(|pid| self.company.remove(pid)) else { return };
+        let code = if let WaitStatus::Exited(_, code) = status { Some(code) } else { None };
+        match (member, code) {
+            (Member::Sidecar { asked: true, .. }, Some(sidecar::REMOVED)) => self.totals.stops_removed += 1,
+            (Member::Sidecar { asked: true, .. }, Some(sidecar::KEPT)) => self.totals.stops_kept += 1,
+            (Member::Sidecar { asked: true, .. }, Some(sidecar::STOOD_BY)) | (Member::Producer { .. }, Some(0)) => {}
+            _ => self.find(&format!("{member:?} ended by itself: {status:?}")),
         }
     }
 
@@ -384,9 +376,9 @@ impl<'a> Round<'a> {
         self.is_over = true;
         self.setting.ledger.finish();
         let until = Instant::now() + FAIL_SAFE + FAIL_SAFE / 2; // past the patience of the roles themselves
-        while self.producers.iter().any(Option::is_some) && !self.is_interrupted {
+        while self.company.has_producers() && !self.is_interrupted {
             self.fill()?;
-            self.wait_until(Instant::now() + LOOK_AGAIN)?;
+            self.pause(LOOK_AGAIN)?;
             if Instant::now() > until {
                 self.find("producers did not come to their end");
                 break;
@@ -396,28 +388,31 @@ impl<'a> Round<'a> {
         while !self.is_interrupted {
             self.fill()?;
             let sight = self.watch.look(&self.setting, &self.auditor);
-            let serving = self.setting.ledger.doing(SIDECAR).0 == Doing::Serving;
-            let asked = self.sidecar.as_ref().is_some_and(|sidecar| sidecar.asked);
-            if serving && !asked && sight.as_ref().is_some_and(window::Sight::is_deserted) {
+            if self.company.is_served() && sight.as_ref().is_some_and(window::Sight::is_deserted) {
                 break;
             }
             if Instant::now() > until {
                 self.find(&format!("lanes did not come to their end: {sight:?}"));
                 break;
             }
-            self.wait_until(Instant::now() + LOOK_AGAIN)?;
+            self.pause(LOOK_AGAIN)?;
         }
-        if let Some(sidecar) = &mut self.sidecar {
-            kill(sidecar.pid, Signal::SIGTERM)?;
-            sidecar.asked = true;
-            let removed = self.totals.stops_removed;
-            let until = Instant::now() + FAIL_SAFE;
-            while self.sidecar.is_some() && !self.is_interrupted && Instant::now() < until {
-                self.wait_for_end()?;
+        let removed = self.totals.stops_removed;
+        let until = Instant::now() + FAIL_SAFE;
+        // Whoever stands by goes first, else it would take over what the other leaves.
+        while let Some((server, asked)) = self.company.server()
+            && !self.is_interrupted
+            && Instant::now() < until
+        {
+            match self.company.other_than(server) {
+                Some(standby) => self.company.ask(standby)?,
+                None if !asked => self.company.ask(server)?,
+                None => {}
             }
-            if self.totals.stops_removed == removed && !self.is_interrupted {
-                self.find("the last stop of a deserted instance did not remove it");
-            }
+            self.pause(LOOK_AGAIN)?;
+        }
+        if self.totals.stops_removed == removed && !self.is_interrupted {
+            self.find("the last stop of a deserted instance did not remove it");
         }
         let left = if self.is_interrupted { Vec::new() } else { self.setting.files() };
         self.totals.leaked_files += left.len() as u64;
@@ -425,24 +420,6 @@ impl<'a> Round<'a> {
             self.totals.tally.told.push(format!("leaked: {left:?}"));
         }
         Ok(())
-    }
-
-    /// As [`Round::wait_until`], once, and begins nobody.
-    fn wait_for_end(&mut self) -> Result<(), Box<dyn Error>> {
-        let mut fds = [PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
-        match ppoll(&mut fds, Some(TimeSpec::from_duration(LOOK_AGAIN)), None) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-        while let Some(signal) = self.signals.read_signal()? {
-            self.is_interrupted |= signal.ssi_signo != Signal::SIGCHLD as u32;
-        }
-        while let Ok(status @ (WaitStatus::Exited(..) | WaitStatus::Signaled(..))) =
-            waitpid(None, Some(WaitPidFlag::WNOHANG))
-        {
-            self.died(status);
-        }
-        self.read_letters()
     }
 
     /// The ledger against the kept files.
@@ -473,8 +450,4 @@ impl<'a> Round<'a> {
         self.totals.rounds += 1;
         self.totals.lives += setting.ledger.lives();
     }
-}
-
-fn is_killed(status: WaitStatus) -> bool {
-    matches!(status, WaitStatus::Signaled(_, Signal::SIGKILL, _))
 }

@@ -18,6 +18,18 @@ pub(crate) const KEPT: i32 = 10;
 /// It did not start, or did not end well; a letter says why.
 pub(crate) const FAILED: i32 = 11;
 
+/// It stood by, and was told that nobody needs it.
+pub(crate) const STOOD_BY: i32 = 12;
+
+/// How a sidecar starts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Start {
+    /// Its word in the ledger.
+    pub(crate) role: usize,
+    pub(crate) build: u32,
+    pub(crate) workers: usize,
+}
+
 /// Most workers of a sidecar: files have room for so many unless told otherwise.
 pub(crate) const WORKERS_MAX: usize = 2;
 
@@ -37,7 +49,8 @@ impl<const BUILD: u32> TaskSpec for Marked<BUILD> {
 }
 
 /// Serves until it is told to stop, or killed.
-pub(crate) fn serve(setting: &Arc<Setting>, role: usize, build: u32, workers: usize) -> i32 {
+pub(crate) fn serve(setting: &Arc<Setting>, start: Start) -> i32 {
+    let Start { role, build, workers } = start;
     let ledger = &setting.ledger;
     ledger.set_doing(role, Doing::Nothing, 0);
     let standard = std::panic::take_hook();

@@ -147,6 +147,9 @@ pub(crate) fn of_sidecar(sight: Option<&Sight>, pid: i32, doing: Doing) -> &'sta
         Some(InstanceState::Stopped) if doing == Doing::Serving => return "stopped",
         _ => {}
     }
+    if doing == Doing::Waiting {
+        return if sight.pid == pid as u64 { "takeover" } else { "standby_waiting" };
+    }
     if doing != Doing::Serving {
         return match (sight.pid == pid as u64, sight.is_in_flight()) {
             (false, _) => "before_recovery",

@@ -57,7 +57,7 @@ pub(crate) fn attack(what: Attack, instance: &InstanceName, board: &Board, numbe
     let mut dice = Rng::with_seed(seed);
     while !board.is_finishing() {
         let lived = match what {
-            Attack::LockGrabber => grab(instance, board, &mut dice),
+            Attack::LockGrabber => grab(instance, board, number, &mut dice),
             Attack::DoubleWriter if number == 1 => join(instance, board, &mut dice),
             _ => on_a_lane(what, instance, board, &mut dice),
         };
@@ -116,8 +116,10 @@ fn on_a_lane(
                 let is_sq = dice.u32(0..4) != 0;
                 truncate(if is_sq { &lane.sq } else { &lane.cq }, length, dice)?;
                 board.add(Count::Acts, 1);
-                if dice.u32(0..4) != 0 {
-                    break; // what it did is seen when it is gone; another lane
+                match dice.u32(0..4) {
+                    0 => {}
+                    1 => wait_for_poison(&client),
+                    _ => break, // what it did is seen when it is gone; another lane
                 }
             }
             Attack::HolePuncher => {
@@ -137,6 +139,14 @@ fn on_a_lane(
     match dice.u32(0..4) {
         0 => Ok(raise(Signal::SIGKILL)?),
         _ => Ok(()),
+    }
+}
+
+/// Until the lane is poisoned, or nobody minds what was done to it.
+fn wait_for_poison(client: &Client) {
+    let until = Instant::now() + LANE_TIME;
+    while client.state() != LaneStatus::Poisoned && Instant::now() < until {
+        std::thread::sleep(Duration::from_micros(100));
     }
 }
 
@@ -214,12 +224,13 @@ fn join(instance: &InstanceName, board: &Board, dice: &mut Rng) -> Result<(), Bo
     Ok(())
 }
 
-/// Takes locks of both kinds on every file it can open, and holds them for a while.
-fn grab(instance: &InstanceName, board: &Board, dice: &mut Rng) -> Result<(), Box<dyn std::error::Error>> {
+/// Takes locks of both kinds on every file it can open. The first attacker never lets go of what there was when it came, the
+/// others take whatever there is for a while, again and again.
+fn grab(instance: &InstanceName, board: &Board, number: u64, dice: &mut Rng) -> Result<(), Box<dyn std::error::Error>> {
     let mut held = Vec::new();
     for path in ownership::files(instance) {
         let is_sq = path.extension().is_some_and(|end| end == "sq");
-        let write = is_sq && dice.bool();
+        let write = is_sq && (number == 0 || dice.bool());
         let Ok(file) = File::options().read(true).write(write).open(&path) else { continue };
         let mut lock = libc::flock { l_type: 0, l_whence: 0, l_start: 0, l_len: 0, l_pid: 0 };
         lock.l_type = (if write { libc::F_WRLCK } else { libc::F_RDLCK }) as libc::c_short;
@@ -230,6 +241,9 @@ fn grab(instance: &InstanceName, board: &Board, dice: &mut Rng) -> Result<(), Bo
             }
             Err(_) => board.add(Count::Refused, 1),
         }
+    }
+    while number == 0 && !board.is_finishing() {
+        std::thread::sleep(LANE_TIME);
     }
     std::thread::sleep(Duration::from_micros(dice.u64(0..50_000)));
     Ok(())

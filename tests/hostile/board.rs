@@ -13,6 +13,8 @@ pub(crate) enum Count {
     Finish,
     /// Not 0 once the victim is served.
     VictimReady,
+    /// Times that the victim got a lane.
+    Sessions,
     /// Tasks of the victim that were accepted.
     Accepted,
     /// Tasks of the victim that ended as they must.
@@ -31,7 +33,7 @@ pub(crate) enum Count {
 
 impl Count {
     /// Words of a board.
-    pub(crate) const WORDS: usize = 9;
+    pub(crate) const WORDS: usize = 10;
 }
 
 /// Counters and a mailbox that all processes of an attack share.

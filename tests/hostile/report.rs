@@ -17,6 +17,7 @@ pub(crate) struct Outcome {
     pub(crate) lanes_reset: u64,
     pub(crate) attacker_deaths: u64,
     pub(crate) sidecar_deaths: u64,
+    pub(crate) victim_sessions: u64,
     pub(crate) victim_accepted: u64,
     pub(crate) victim_completed: u64,
     /// What must come and did not.
@@ -34,6 +35,7 @@ impl Outcome {
         self.attached = board.load(Count::Attached);
         self.refused = board.load(Count::Refused);
         self.poisoned = board.load(Count::Poisoned);
+        self.victim_sessions = board.load(Count::Sessions);
         self.victim_accepted = board.load(Count::Accepted);
         self.victim_completed = board.load(Count::Completed);
     }
@@ -56,6 +58,7 @@ impl Outcome {
             "lanes_reset": self.lanes_reset,
             "attacker_deaths": self.attacker_deaths,
             "sidecar_deaths": self.sidecar_deaths,
+            "victim_sessions": self.victim_sessions,
             "victim_accepted": self.victim_accepted,
             "victim_completed": self.victim_completed,
             "stuck": self.stuck,
@@ -68,7 +71,7 @@ impl Outcome {
     fn text(&self) -> String {
         let mut text = format!(
             "{:<14} {} acts on {} lanes, {} refused, {} poisoned, {} resets, {} attackers died\n{:14} sidecar deaths {}, \
-             victim {} of {} completed, {} stuck, {} complaints, {} files leaked\n",
+             victim {} of {} completed on {} lanes, {} stuck, {} complaints, {} files leaked\n",
             self.role,
             self.acts,
             self.attached,
@@ -80,6 +83,7 @@ impl Outcome {
             self.sidecar_deaths,
             self.victim_completed,
             self.victim_accepted,
+            self.victim_sessions,
             self.stuck,
             self.complaints,
             self.leaked_files

@@ -26,14 +26,27 @@ pub(crate) fn endure(instance: &InstanceName, board: &Board) -> i32 {
 
 fn work(instance: &InstanceName, board: &Board) -> Result<(), String> {
     let mut dice = Rng::with_seed(1);
-    let mut client =
-        Client::connect_timeout(instance, FAIL_SAFE).map_err(|error| format!("it cannot connect: {error}"))?;
+    while !board.is_finishing() {
+        let begun = Instant::now();
+        let client = Client::connect_timeout(instance, FAIL_SAFE)
+            .map_err(|error| format!("it did not connect within {:?}: {error}", begun.elapsed()))?;
+        board.add(Count::Sessions, 1);
+        let time = Duration::from_millis(dice.u64(50..1000));
+        // Lanes must be to be had beside the attackers, again and again.
+        session(client, board, &mut dice, time)?;
+    }
+    Ok(())
+}
+
+/// One lane from its first task to its last answer.
+fn session(mut client: Client, board: &Board, dice: &mut Rng, time: Duration) -> Result<(), String> {
     let mut waiting: VecDeque<Expected> = VecDeque::new();
     let mut payload = Vec::new();
-    let mut ended_at = Instant::now();
-    while !board.is_finishing() {
+    let begun = Instant::now();
+    let mut ended_at = begun;
+    while !board.is_finishing() && begun.elapsed() < time {
         for _ in 0..dice.u32(1..=16) {
-            let (handler, answer) = draw(&mut dice, &mut payload);
+            let (handler, answer) = draw(dice, &mut payload);
             match client.try_submit(&TaskDescriptor::new(handler), &payload) {
                 Ok(task_id) => {
                     waiting.push_back((task_id, answer));
@@ -55,8 +68,6 @@ fn work(instance: &InstanceName, board: &Board) -> Result<(), String> {
         if ended > 0 {
             ended_at = Instant::now();
             board.store(Count::VictimReady, 1);
-        } else if ended_at.elapsed() > FAIL_SAFE {
-            return Err(format!("no task has ended for {FAIL_SAFE:?}, {} are waiting", waiting.len()));
         } else {
             std::thread::sleep(Duration::from_micros(dice.u64(0..200)));
         }
