@@ -1,11 +1,13 @@
-//! A sidecar in a process of its own: the bench started once more, with other arguments.
+//! A sidecar in a process of its own, or several that follow each other: the bench started once more, with other arguments.
 //!
-//! Whatever ends the bench, Ctrl-C and a panic included, ends the sidecar too and leaves nothing in `/dev/shm`. Only
-//! the process that was started here is ever signalled, and only by its pid while it is unreaped.
+//! Whatever ends the bench, Ctrl-C and a panic included, ends the sidecars too and leaves nothing in `/dev/shm`. Only
+//! processes that were started here are ever signalled, and only by their pid while they are unreaped.
 
+use std::collections::VecDeque;
 use std::error::Error;
+use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,6 +25,8 @@ use signal_hook::iterator::Signals;
 
 /// First argument of a bench that is to be a sidecar.
 const SIDECAR: &str = "serve-as-sidecar";
+/// What a standby says once it is ready.
+const STANDS_BY: &str = "stands by";
 /// For a start, for a connect and for an orderly end; all of them take milliseconds.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -51,11 +55,12 @@ impl Setup {
     }
 }
 
-/// The one sidecar that runs now, where the thread that waits for signals finds it.
+/// The one instance that is served now, where the thread that waits for signals finds it.
 static RUNNING: Mutex<Option<Running>> = Mutex::new(None);
 
 struct Running {
-    child: Child,
+    /// The first one serves; the others stand by.
+    children: VecDeque<Child>,
     instance: InstanceName,
 }
 
@@ -63,27 +68,71 @@ fn running() -> MutexGuard<'static, Option<Running>> {
     RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A running sidecar; dropping it ends it.
+/// A running sidecar; dropping it ends it, and those that stand by.
 #[derive(Debug)]
 pub(crate) struct SidecarProcess {
     instance: InstanceName,
+    setup: Setup,
+}
+
+/// What a process of an instance is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Serve,
+    StandBy,
 }
 
 impl SidecarProcess {
-    /// Starts a sidecar under a name that no other run uses. One at a time.
+    /// Starts a sidecar under a name that no other run uses. One instance at a time.
     pub(crate) fn start(setup: &Setup) -> Result<Self, Box<dyn Error>> {
         static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let instance: InstanceName = format!("bench-{}-{count}", std::process::id()).parse()?;
+        *running() = Some(Running { children: VecDeque::new(), instance: instance.clone() });
+        let this = Self { instance, setup: *setup };
+        this.spawn(Role::Serve)?;
+        Ok(this)
+    }
+
+    /// Starts a process for this instance; returns what it says.
+    fn spawn(&self, role: Role) -> Result<BufReader<ChildStdout>, Box<dyn Error>> {
+        let setup = &self.setup;
         let mut command = Command::new(std::env::current_exe()?);
-        command.arg(SIDECAR).arg(std::process::id().to_string()).arg(instance.to_string());
+        command.arg(SIDECAR).arg(std::process::id().to_string()).arg(self.instance.to_string());
         command.args([setup.cpu, setup.lanes, setup.capacity, setup.request_bytes].map(|number| number.to_string()));
-        command.args([&setup.timing.to_string(), setup.idle.name()]);
+        command.args([&setup.timing.to_string(), setup.idle.name(), &(role == Role::StandBy).to_string()]);
         // A group of its own: Ctrl-C reaches the bench alone, which then ends the sidecar in order.
-        command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0);
         let mut running = running();
-        *running = Some(Running { child: command.spawn()?, instance: instance.clone() });
-        Ok(Self { instance })
+        let mut child = command.spawn()?;
+        let said = child.stdout.take().map(BufReader::new).ok_or("a process without output")?;
+        match &mut *running {
+            Some(running) => running.children.push_back(child),
+            None => return Err("the bench is ending".into()),
+        }
+        Ok(said)
+    }
+
+    /// Starts a standby and waits until it stands by.
+    #[allow(dead_code, reason = "not every bench lets sidecars follow each other")]
+    pub(crate) fn stand_by(&self) -> Result<(), Box<dyn Error>> {
+        let mut said = self.spawn(Role::StandBy)?;
+        let mut line = String::new();
+        said.read_line(&mut line)?;
+        if line.trim() == STANDS_BY { Ok(()) } else { Err(format!("the standby said {line:?}").into()) }
+    }
+
+    /// Starts another sidecar after one that is dead.
+    #[allow(dead_code, reason = "not every bench lets sidecars follow each other")]
+    pub(crate) fn restart(&self) -> Result<(), Box<dyn Error>> {
+        self.spawn(Role::Serve).map(drop)
+    }
+
+    /// Takes charge of the process that serves, to end it and to wait for that.
+    #[allow(dead_code, reason = "not every bench lets sidecars follow each other")]
+    pub(crate) fn take_serving(&self) -> Result<Child, Box<dyn Error>> {
+        let serving = running().as_mut().and_then(|running| running.children.pop_front());
+        serving.ok_or_else(|| "no sidecar runs".into())
     }
 
     /// Connects once the sidecar serves.
@@ -98,19 +147,22 @@ impl Drop for SidecarProcess {
     }
 }
 
-/// Ends the sidecar, waits for it and removes what it left.
+/// Ends the sidecar and those that stand by, waits for them and removes what they left.
 fn end(running: &mut Option<Running>) {
-    let Some(Running { mut child, instance }) = running.take() else { return };
+    let Some(Running { mut children, instance }) = running.take() else { return };
     let until = Instant::now() + PATIENCE;
-    // Unreaped and ours, so the pid is still its own.
-    let _ = kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM);
-    while matches!(child.try_wait(), Ok(None)) {
-        if Instant::now() > until {
-            let _ = child.kill();
-            let _ = child.wait();
-            break;
+    // The last first: a standby that outlives what it waits for would serve.
+    while let Some(mut child) = children.pop_back() {
+        // Unreaped and ours, so the pid is still its own.
+        let _ = kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM);
+        while matches!(child.try_wait(), Ok(None)) {
+            if Instant::now() > until {
+                let _ = child.kill();
+                let _ = child.wait();
+                break;
+            }
+            std::thread::park_timeout(Duration::from_millis(1));
         }
-        std::thread::park_timeout(Duration::from_millis(1));
     }
     let ours = format!("executor.{instance}.");
     for entry in std::fs::read_dir("/dev/shm").into_iter().flatten().flatten() {
@@ -152,7 +204,7 @@ fn serve(
     arguments: &[String],
     registry: impl FnOnce() -> Result<Registry, RegistryError>,
 ) -> Result<(), Box<dyn Error>> {
-    let [parent, instance, cpu, lanes, capacity, request_bytes, timing, idle] = arguments else {
+    let [parent, instance, cpu, lanes, capacity, request_bytes, timing, idle, stands_by] = arguments else {
         return Err("wrong number of arguments".into());
     };
     let signals = StopSignals::block()?;
@@ -160,7 +212,7 @@ fn serve(
     if getppid().to_string() != *parent {
         return Ok(()); // it died before the line above
     }
-    let handle = Sidecar::builder()
+    let sidecar = Sidecar::builder()
         .instance(instance.parse()?)
         .registry(registry()?)
         .lanes(lanes.parse()?)
@@ -168,8 +220,16 @@ fn serve(
         .request_bytes(request_bytes.parse()?)
         .cpus(&[cpu.parse()?])
         .idle(idle.parse()?)
-        .timing(timing.parse()?)
-        .start()?;
-    handle.run_until(&signals)?;
+        .timing(timing.parse()?);
+    let handle = if stands_by.parse()? {
+        let standby = sidecar.stand_by()?;
+        println!("{STANDS_BY}");
+        standby.take_over_unless(&signals)?
+    } else {
+        Some(sidecar.start()?)
+    };
+    if let Some(handle) = handle {
+        handle.run_until(&signals)?;
+    }
     Ok(())
 }

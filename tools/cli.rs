@@ -98,6 +98,7 @@ fn run_examples() -> String {
            {program} run --request-bytes 64KiB --lanes 64   longer requests, more producers\n  \
            {program} run --config orders.toml               settings from a file\n  \
            {program} run orders --respawn                   started again after a crash, where no systemd is\n  \
+           {program} run orders --standby                   ready to follow the one that serves\n  \
            shm-dump show orders                   look inside, from another terminal"
     )
 }
@@ -134,7 +135,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// Stop when standard input ends, and leave no file then: for a parent that holds its other end. Only flags count.
-    #[arg(long, hide = true, conflicts_with_all = ["config", "respawn"])]
+    #[arg(long, hide = true, conflicts_with_all = ["config", "respawn", "standby"])]
     pub(crate) tied: bool,
     /// The process that starts this one again after a crash: its parent.
     #[arg(long, hide = true, value_name = "PID", conflicts_with = "tied")]

@@ -72,7 +72,7 @@ fn a_file_that_the_environment_names_sets_everything() {
     let file = ConfigFile::new(&format!(
         "instance = \"{name}\"\nlanes = 3\ncapacity = 8\nrequest-bytes = \"1KiB\"\nresponse-bytes = 128\ncpu = [0, 1]\n\
          idle = \"yield\"\ntiming = false\nquantum = 2\npinned = false\ndrain = \"1500ms\"\n\
-         respawn = false\njson = true\n"
+         respawn = false\nstandby = true\njson = true\n"
     ));
     let environment = [("EXECUTOR_CONFIG", file.path())];
     let shown = config(&[], &environment);
@@ -83,7 +83,8 @@ fn a_file_that_the_environment_names_sets_everything() {
         assert_eq!(setting["at"], format!("{}:{}", file.path(), line + 1), "{key}");
     }
     let values: Vec<Value> = settings.values().map(|setting| setting["value"].clone()).collect();
-    let expected = json!([name.as_str(), 3, 8, 1024, 128, [0, 1], "yield", false, 2, false, "1500ms", false, true]);
+    let expected =
+        json!([name.as_str(), 3, 8, 1024, 128, [0, 1], "yield", false, 2, false, "1500ms", false, true, true]);
     assert_eq!(Value::from(values), expected);
 
     let mut command = executord();

@@ -7,6 +7,8 @@ use clap::Parser;
 use executor_shm::InstanceName;
 use executor_shm::files::DIRECTORY;
 use executor_shm::inspect::{InspectError, Inspector, Listed, list, list_copies};
+#[cfg(fuzzing)]
+use executor_shm::inspect::{Inspection, LaneRecords};
 use serde_json::Value;
 
 use crate::arguments::parse;
@@ -114,6 +116,14 @@ pub fn shm_dump() -> ExitCode {
         }
         Err(error) => failed("shm-dump", &error, error.exit_code()),
     }
+}
+
+/// Shows it all in every way there is, and says how long that is. For the fuzzer.
+#[cfg(fuzzing)]
+pub fn every_view(listed: &[Listed], shown: &Inspection, records: &[LaneRecords], now: u64) -> usize {
+    let texts = [listed_text(listed, now), shown_text(shown, now), records_text(shown, records)];
+    let values = [listed_json(listed), shown_json(shown), records_json(shown, records)];
+    texts.into_iter().chain(values.iter().map(line)).map(|text| text.len()).sum()
 }
 
 fn dump(cli: &Cli) -> Result<String, DumpError> {

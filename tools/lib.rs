@@ -33,10 +33,13 @@ mod run;
 mod served;
 mod settings;
 pub mod sha256_block;
+mod standby;
 mod stock;
 mod sums;
 mod times;
 pub mod units;
 
+#[cfg(fuzzing)]
+pub use dump::every_view;
 pub use dump::shm_dump;
 pub use stock::{main, stock};

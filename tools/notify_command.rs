@@ -180,3 +180,24 @@ fn a_manager_that_is_not_there_costs_one_line_and_nothing_else() {
     assert_eq!(complaint.lines().count(), 1, "{complaint}");
     assert!(complaint.starts_with("executord: cannot tell the service manager at NOTIFY_SOCKET: No such file"));
 }
+
+#[test]
+fn a_standby_is_ready_for_its_manager_while_it_waits_and_is_fed_for_all_the_time() {
+    let name = instance("standby");
+    let mut first = Sidecar::start(&name, &[]);
+    let manager = Manager::new(&name);
+    let mut command = manager.command(&name);
+    command.arg("--standby");
+    let mut standby = Sidecar::spawn(&name, command);
+    assert_eq!(manager.message(), format!("READY=1\nSTATUS=standing by for instance {name}\n"));
+    for _ in 0..3 {
+        assert_eq!(manager.message(), "WATCHDOG=1\n");
+    }
+    first.crash();
+    let ready = format!("READY=1\nSTATUS=instance {name} serves 6 handlers on no CPU of its own\n");
+    eventually("the take-over", || manager.message() == ready);
+    for _ in 0..3 {
+        assert_eq!(manager.message(), "WATCHDOG=1\n");
+    }
+    assert!(standby.stop(Signal::SIGTERM).0.success());
+}

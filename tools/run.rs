@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use executor_core::{Registry, RegistryBuilder, RegistryError, Status};
 use executor_shm::clean::{CleanOptions, clean};
 use executor_shm::{
-    Ending, MasterError, Moment, Sidecar, SidecarHandle, StartError, StopError, StopReport, StopSignals,
+    Ending, MasterError, Moment, Sidecar, SidecarBuilder, SidecarHandle, StartError, StopError, StopReport, StopSignals,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -16,6 +16,7 @@ use crate::exit::{FAILED, USAGE, print};
 use crate::notify::Notifier;
 use crate::respawn::line_to;
 use crate::settings::Settings;
+use crate::standby::stand_by;
 use crate::units::{bytes, count, counted, nanoseconds};
 
 /// Why nothing was served, or not to a good end.
@@ -86,14 +87,20 @@ pub(crate) fn run(
     let registry = registry.build()?;
     let handlers: Vec<String> = registry.handlers().iter().map(|handler| handler.name().to_owned()).collect();
     let as_json = settings.json.unwrap_or(false);
-    let started = Instant::now();
-    let handle = start(settings, registry)?;
     let mut notifier = match (parent, line) {
         (_, Some(line)) => Some(Notifier::of_supervisor(line)),
         // Its parent is the manager; what the environment names is the parent's.
         (Parent::Holder, _) => None,
         _ => Notifier::of_this_process(),
     };
+    let sidecar = sidecar(settings, registry);
+    let handle = if settings.standby == Some(true) {
+        stand_by(sidecar, &signals, notifier.as_mut(), &handlers, as_json)?
+    } else {
+        Some(sidecar.start()?)
+    };
+    let Some(handle) = handle else { return Ok(()) };
+    let started = Instant::now();
     // Before the line: whoever has read it may kill this process and expect a supervisor to start another.
     if let Some(notifier) = &mut notifier {
         notifier.ready(&serving_text(&handle, handlers.len()), handle.progress());
@@ -117,7 +124,7 @@ pub(crate) fn run(
     }
 }
 
-fn start(settings: &Settings, registry: Registry) -> Result<SidecarHandle, StartError> {
+fn sidecar(settings: &Settings, registry: Registry) -> SidecarBuilder {
     let mut sidecar = Sidecar::builder()
         .instance(settings.instance.clone().unwrap_or_default())
         .registry(registry)
@@ -147,7 +154,7 @@ fn start(settings: &Settings, registry: Registry) -> Result<SidecarHandle, Start
     if let Some(timing) = settings.timing {
         sidecar = sidecar.timing(timing);
     }
-    sidecar.start()
+    sidecar
 }
 
 /// Waits for the end, and keeps the service manager informed if there is one.
@@ -168,7 +175,7 @@ fn stop_at_end_of_input() {
     let _ = kill(Pid::this(), Signal::SIGTERM); // blocked in every thread, so it waits where all stops are read
 }
 
-fn say(as_json: bool, json: impl FnOnce() -> Value, text: impl FnOnce() -> String) {
+pub(crate) fn say(as_json: bool, json: impl FnOnce() -> Value, text: impl FnOnce() -> String) {
     let line = if as_json { json().to_string() } else { text() };
     print(format!("{line}\n").as_bytes());
 }

@@ -57,6 +57,9 @@ pub(crate) struct Settings {
     /// Start the sidecar again after a crash: at once, then with waits that double from 10 ms to 5 s.
     #[arg(long, num_args = 0, default_missing_value = "true")]
     pub(crate) respawn: Option<bool>,
+    /// Wait, mapped and ready, for the end of the sidecar that serves the instance, then serve; at once if nobody does.
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    pub(crate) standby: Option<bool>,
     /// Print JSON: of a run the line at its start and the totals at its end; of `config` all it shows.
     #[arg(long, num_args = 0, default_missing_value = "true")]
     pub(crate) json: Option<bool>,
@@ -121,7 +124,7 @@ pub(crate) struct Setting {
 }
 
 /// Every setting, in the order in which they are shown.
-pub(crate) const SETTINGS: [Setting; 13] = [
+pub(crate) const SETTINGS: [Setting; 14] = [
     Setting {
         name: "instance",
         flag: "INSTANCE",
@@ -219,6 +222,14 @@ pub(crate) const SETTINGS: [Setting; 13] = [
         form: Form::Flag,
         read: |settings, text| set(&mut settings.respawn, parse_bool(text)),
         value: |settings| settings.respawn.map(Value::from),
+        standard: |_, _| default(false),
+    },
+    Setting {
+        name: "standby",
+        flag: "--standby",
+        form: Form::Flag,
+        read: |settings, text| set(&mut settings.standby, parse_bool(text)),
+        value: |settings| settings.standby.map(Value::from),
         standard: |_, _| default(false),
     },
     Setting {
@@ -387,6 +398,7 @@ mod tests {
             ("pinned", "false"),
             ("drain", "1500ms"),
             ("respawn", "true"),
+            ("standby", "true"),
             ("json", "true"),
         ];
         assert_eq!(SETTINGS.map(|setting| setting.name), texts.map(|(name, _)| name));

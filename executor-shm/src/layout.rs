@@ -423,6 +423,18 @@ const _: () = assert!(status::LANE_BASE >= LINE);
 // The words of K that the worker stores are others than housekeeping's.
 const _: () = assert!(journal::k::STARTED_AT < journal::k::STATE);
 const _: () = assert!(journal::k::PLACEMENT < 2 * LINE);
+// The journal costs a task no line that anybody else has: a lane's J, K and crash lines are whole lines of its own, in a
+// file that no producer maps, and all that its worker stores for a task lies in J and in K.
+const _: () = assert!(journal::LANES.is_multiple_of(LINE));
+const _: () = assert!(journal::LANE_WORDS == 3 * LINE);
+const _: () = assert!(journal::LANES >= journal::GENERATION + LINE);
+const _: () = assert!(WORDS == LINE);
+const _: () = assert!(journal::k::ATTEMPTS / LINE == 1);
+const _: () = assert!(journal::k::VERDICT / LINE == 1);
+const _: () = assert!(journal::k::STARTED_AT / LINE == 1);
+const _: () = assert!(journal::crash::POSITION / LINE == 2 && journal::crash::CHARGED[2] / LINE == 2);
+// Both mappings begin on a page, so that lines of words are lines of the cache.
+const _: () = assert!(LINE * 8 == 64 && PAGE.is_multiple_of(LINE));
 // The producer's line of `sq` holds nothing the slots share a line with.
 const _: () = assert!(lane::WISH < lane::SLOTS);
 const _: () = assert!(lane::SLOTS.is_multiple_of(LINE));
