@@ -93,7 +93,7 @@ fn on_a_lane(
     let sq = File::options().read(true).write(true).open(&lane.sq)?;
     let length = sq.metadata()?.len();
     if what == Attack::DoubleWriter {
-        board.store(Count::Shared, u64::from(lane.lane) + 1);
+        board.store(Count::Shared, lane.nonce);
     }
     let until = Instant::now() + LANE_TIME;
     while Instant::now() < until && !board.is_finishing() {
@@ -200,12 +200,13 @@ fn punch(sq: &File, length: u64, dice: &mut Rng) -> nix::Result<()> {
 
 /// Writes into the lane that the first writer has, as if it were its own.
 fn join(instance: &InstanceName, board: &Board, dice: &mut Rng) -> Result<(), Box<dyn std::error::Error>> {
-    let Some(lane) = board.load(Count::Shared).checked_sub(1) else {
+    // By its nonce: once the other one has let go, the lane of that number may be an honest producer's.
+    let end = format!("-{:014x}.sq", board.load(Count::Shared));
+    let Some(sq) = ownership::files(instance).into_iter().find(|path| path.to_string_lossy().ends_with(&end)) else {
         std::thread::sleep(Duration::from_micros(200));
         return Ok(());
     };
-    let lane = Ownership::of(instance, lane as u32)?;
-    let words = SharedTable::map(&File::options().read(true).write(true).open(&lane.sq)?)?;
+    let words = SharedTable::map(&File::options().read(true).write(true).open(&sq)?)?;
     let until = Instant::now() + LANE_TIME / 4;
     while Instant::now() < until && !board.is_finishing() {
         // The next position as the slots tell it: the other one may be writing there.

@@ -27,7 +27,7 @@ pub(crate) enum Count {
     Refused,
     /// Times that an attacker found its lane poisoned.
     Poisoned,
-    /// Lane + 1 that the second of two writers joins.
+    /// The nonce of the lane that the second of two writers joins.
     Shared,
 }
 
