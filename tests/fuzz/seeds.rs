@@ -80,7 +80,7 @@ fn instance(
     let mut low = ConnectOptions::new().priority(Priority::Low).timeout(Duration::from_secs(10)).connect(&name)?;
     let mut client = Client::connect_timeout(&name, Duration::from_secs(10))?;
     seeds.take()?;
-    let mut lengths = [0usize, 3, 8, 24, 25, 32, 33, 64, 100, 192].into_iter().cycle();
+    let mut lengths = [0usize, 3, 8, 24, 25, 32, 33, 64, 100, 192, 40].into_iter().cycle();
     for round in 0..3 {
         // The last ones stay in the ring: others each time.
         let mut handlers = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 4095];
