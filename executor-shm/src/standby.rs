@@ -1,7 +1,7 @@
 //! A sidecar that waits, warm, for the end of the one that serves.
 //!
 //! It stores nothing before the kernel has granted it the lock of a dead or stopped sidecar, and then goes the way of
-//! every start: what it has mapped by then is looked at again ([`warm`](crate::warm)), nothing is left out. Any number may
+//! every start: what it has mapped by then is looked at again (`warm.rs`), nothing is left out. Any number may
 //! wait for one instance; one of them is granted the lock, and the others wait for the end of that one.
 //!
 //! The locks are waited for on a thread of their own. If the standby is given up first, that thread drops what it is
@@ -67,8 +67,8 @@ impl Standby {
         self.plan.cpus.iter().copied().flatten().collect()
     }
 
-    /// Whether another sidecar served the instance when this was last asked of the kernel; else [`take_over`]
-    /// (Self::take_over) serves at once.
+    /// Whether another sidecar served the instance when this was last asked of the kernel; else [`take_over`](Self::take_over)
+    /// serves at once.
     pub fn is_waiting(&self) -> bool {
         self.master.is_none()
     }
