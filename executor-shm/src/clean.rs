@@ -136,7 +136,8 @@ fn discard_foreign(instance: &InstanceName, names: &[String]) -> Result<(), Mast
         }
         let view = files::map_for_reading(&lock, &name)?;
         if view.load(header::ABI_KIND) >> 32 == kind as u64 {
-            let words = WriteWords::new(WriteMapping::open(&name, view.len() * 8).map_err(FileError::from)?);
+            let bytes = view.len() * 8;
+            let words = WriteWords::new(WriteMapping::open(&name, bytes, bytes).map_err(FileError::from)?);
             words.commit(header::STATE, InstanceState::Discarded as u64);
         }
         locks.push(lock);

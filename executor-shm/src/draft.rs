@@ -11,7 +11,9 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags};
 use nix::sys::stat::Mode;
 
-use crate::files::{FileError, Header, InstanceName, free_bytes, map_for_reading, open, path, random, unlink};
+use crate::files::{
+    FileError, Header, InstanceName, free_bytes, map_beginning_for_reading, open, path, random, unlink,
+};
 use crate::layout::{Geometry, Kind};
 use crate::lock::LockFile;
 use crate::mapped::{ReadWords, WriteWords};
@@ -36,8 +38,9 @@ impl Drop for Temporary {
 }
 
 impl Draft {
-    /// Makes a file of `bytes` zeros under a temporary name, every page allocated.
-    pub(crate) fn create(instance: &InstanceName, bytes: usize) -> Result<Self, FileError> {
+    /// Makes a file of `bytes` zeros under a temporary name, every page allocated, those of the first `present` bytes
+    /// present in the mapping.
+    pub(crate) fn create(instance: &InstanceName, bytes: usize, present: usize) -> Result<Self, FileError> {
         let name = format!("{}tmp-{:016x}", instance.prefix(), random());
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let mode = Mode::S_IRUSR | Mode::S_IWUSR;
@@ -46,11 +49,11 @@ impl Draft {
         let temporary = Temporary(name);
         // The mode given at creation went through the caller's umask, which may have left nothing to open it by.
         lock.set_mode(mode).map_err(|errno| FileError::refused("set the mode of", &temporary.0, errno))?;
-        let words = Self::fill(&temporary.0, bytes)?;
+        let words = Self::fill(&temporary.0, bytes, present)?;
         Ok(Self { words, lock, temporary })
     }
 
-    fn fill(name: &str, bytes: usize) -> Result<WriteWords, FileError> {
+    fn fill(name: &str, bytes: usize, present: usize) -> Result<WriteWords, FileError> {
         let refused = |verb| move |errno| FileError::refused(verb, name, errno);
         let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let file: OwnedFd = nix::fcntl::open(&path(name), flags, Mode::empty()).map_err(refused("open"))?;
@@ -58,7 +61,7 @@ impl Draft {
             Errno::ENOSPC => FileError::Full { name: name.to_owned(), needed: bytes as u64, free: free_bytes() },
             errno => FileError::refused("allocate", name, errno),
         })?;
-        Ok(WriteWords::new(WriteMapping::open(name, bytes)?))
+        Ok(WriteWords::new(WriteMapping::open(name, bytes, present)?))
     }
 
     /// Gives the finished file its name, replacing nothing. `EEXIST` (the name is taken) and `ENOENT` (a sweeper took
@@ -79,24 +82,31 @@ pub(crate) fn create_lane(
     lane: u32,
     lane_nonce: u64,
 ) -> Result<LaneFiles, FileError> {
-    let draft = |kind, bytes| -> Result<Draft, FileError> {
-        let draft = Draft::create(instance, bytes)?;
+    let draft = |kind, bytes, present| -> Result<Draft, FileError> {
+        let draft = Draft::create(instance, bytes, present)?;
         Header { kind, nonce: instance_nonce, state: lane_nonce, lanes: geometry.lanes, lane, bytes }
             .store(&draft.words);
         geometry.store(&draft.words);
         Ok(draft)
     };
-    let cq = draft(Kind::Cq, geometry.cq_bytes())?;
-    let sq = draft(Kind::Sq, geometry.sq_bytes())?;
+    let cq = draft(Kind::Cq, geometry.cq_bytes(), present(geometry))?;
+    let sq = draft(Kind::Sq, geometry.sq_bytes(), 0)?; // mapped for its header alone
     let (cq_name, sq_name) = (instance.cq(lane, lane_nonce), instance.sq(lane, lane_nonce));
     let poison = Arc::default();
     cq.words.guard(&poison);
     let (cq, _) = cq.publish(&cq_name)?;
     // Mapped for reading before anybody can write to it: from its naming on the producer is its only writer.
-    let read = map_for_reading(&sq.lock, &sq_name)?;
+    let read = map_beginning_for_reading(&sq.lock, &sq_name, present(geometry))?;
     read.guard(&poison);
     let (_, sq_lock) = sq.publish(&sq_name)?;
     Ok(LaneFiles { sq: read, cq, sq_lock, poison })
+}
+
+/// What of a lane's file the sidecar has present: the slots, which every task touches. A page of buffers comes with the
+/// first payload in it, at the price of a fault; of thousands of pages that nobody uses, to make them present would take
+/// a start tens of milliseconds, and the end of a killed sidecar too, since the kernel frees its locks after its pages.
+fn present(geometry: &Geometry) -> usize {
+    geometry.buffers() * 8
 }
 
 /// The files of one lane as the sidecar holds them.
@@ -122,9 +132,9 @@ pub(crate) fn open_lane(
     let sq_lock = open(&sq_name, OFlag::O_RDWR)?;
     let poison = Arc::default();
     // Guarded before the first look into either.
-    let sq = map_for_reading(&sq_lock, &sq_name)?;
+    let sq = map_beginning_for_reading(&sq_lock, &sq_name, present(geometry))?;
     sq.guard(&poison);
-    let cq = WriteWords::new(WriteMapping::open(&cq_name, geometry.cq_bytes())?);
+    let cq = WriteWords::new(WriteMapping::open(&cq_name, geometry.cq_bytes(), present(geometry))?);
     cq.guard(&poison);
     let files = LaneFiles { sq, cq, sq_lock, poison };
     files.prove(instance, geometry, instance_nonce, lane, lane_nonce)?;
@@ -173,7 +183,7 @@ mod tests {
     #[test]
     fn a_draft_that_is_dropped_leaves_no_file() {
         let instance = InstanceName::new(&format!("draft-{}", std::process::id())).unwrap();
-        let draft = Draft::create(&instance, 8192).unwrap();
+        let draft = Draft::create(&instance, 8192, 8192).unwrap();
         assert_eq!(list(&instance).unwrap().len(), 1);
         drop(draft);
         assert_eq!(list(&instance).unwrap(), Vec::<String>::new());
@@ -182,8 +192,8 @@ mod tests {
     #[test]
     fn a_draft_replaces_nothing_and_is_gone_when_its_name_is_taken() {
         let instance = InstanceName::new(&format!("taken-{}", std::process::id())).unwrap();
-        let (_words, lock) = Draft::create(&instance, 4096).unwrap().publish(&instance.status()).unwrap();
-        let error = Draft::create(&instance, 4096).unwrap().publish(&instance.status()).err().unwrap();
+        let (_words, lock) = Draft::create(&instance, 4096, 4096).unwrap().publish(&instance.status()).unwrap();
+        let error = Draft::create(&instance, 4096, 4096).unwrap().publish(&instance.status()).err().unwrap();
         assert!(
             matches!(error, FileError::Refused { source, .. } if source.kind() == std::io::ErrorKind::AlreadyExists)
         );

@@ -353,17 +353,22 @@ pub(crate) fn unlink(name: &str) -> Result<(), FileError> {
 
 /// Maps a file that this process will write, by its name.
 pub(crate) fn map_for_writing(name: &str, bytes: usize, kind: Kind, nonce: u64) -> Result<WriteWords, FileError> {
-    let words = WriteWords::new(WriteMapping::open(name, bytes)?);
+    let words = WriteWords::new(WriteMapping::open(name, bytes, bytes)?);
     prove(&words, name, kind, nonce)?;
     Ok(words)
 }
 
 /// Maps the file that `file` has open, for reading only.
 pub(crate) fn map_for_reading(file: &LockFile, name: &str) -> Result<ReadWords, FileError> {
+    map_beginning_for_reading(file, name, usize::MAX)
+}
+
+/// The same with only the pages of the first `present` bytes present.
+pub(crate) fn map_beginning_for_reading(file: &LockFile, name: &str, present: usize) -> Result<ReadWords, FileError> {
     let source = |source| FileError::Refused { verb: "open", name: name.to_owned(), source };
     let file = file.reopen_for_reading().map_err(source)?;
     let bytes = file.metadata().map_err(source)?.len() as usize;
-    Ok(ReadWords::new(ReadMapping::open(&file, name, bytes)?))
+    Ok(ReadWords::new(ReadMapping::open(&file, name, bytes, present)?))
 }
 
 /// Maps the file that `file` has open and its name leads to, for writing. Mapping for writing goes by name, so the inode
@@ -397,7 +402,8 @@ pub(crate) fn map_path(path: &Path) -> Result<ReadWords, FileError> {
     if facts.len() == 0 {
         return Err(FileError::Foreign { name, what: "it is empty".to_owned() });
     }
-    Ok(ReadWords::new(ReadMapping::open(&file, &name, facts.len() as usize)?))
+    let bytes = facts.len() as usize;
+    Ok(ReadWords::new(ReadMapping::open(&file, &name, bytes, bytes)?))
 }
 
 #[cfg(test)]

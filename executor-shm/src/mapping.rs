@@ -65,13 +65,13 @@ unsafe impl Send for WriteMapping {}
 unsafe impl Sync for WriteMapping {}
 
 impl WriteMapping {
-    /// Maps the file `name` of `/dev/shm`, all pages present. The name may have changed hands since the caller looked:
-    /// prove the inode by the nonce in the header.
+    /// Maps the file `name` of `/dev/shm`, the pages of the first `present` bytes present. The name may have changed hands
+    /// since the caller looked: prove the inode by the nonce in the header.
     ///
     /// # Errors
     ///
     /// The kernel refused, or the file has fewer than `expected` bytes.
-    pub(crate) fn open(name: &str, expected: usize) -> Result<Self, MapError> {
+    pub(crate) fn open(name: &str, expected: usize, present: usize) -> Result<Self, MapError> {
         let shmem = ShmemConf::new().os_id(format!("/{name}")).open();
         let mut shmem = shmem.map_err(|error| refused(name, expected, &error))?;
         shmem.set_owner(false);
@@ -81,7 +81,7 @@ impl WriteMapping {
         let Some(base) = NonNull::new(shmem.as_ptr()) else {
             return Err(MapError::Size { name: name.to_owned(), found: 0, expected });
         };
-        prepare(base, expected, libc::MADV_POPULATE_WRITE);
+        prepare(base, expected, present, libc::MADV_POPULATE_WRITE);
         let guard = OnceLock::new();
         Ok(Self { shmem: Some(shmem), base, bytes: expected, generation: fork_generation(), guard })
     }
@@ -134,12 +134,12 @@ pub(crate) struct ReadMapping {
 }
 
 impl ReadMapping {
-    /// Maps an open file, all pages present.
+    /// Maps an open file, the pages of the first `present` bytes present.
     ///
     /// # Errors
     ///
     /// The kernel refused, or the file has fewer than `expected` bytes.
-    pub(crate) fn open(file: &File, name: &str, expected: usize) -> Result<Self, MapError> {
+    pub(crate) fn open(file: &File, name: &str, expected: usize, present: usize) -> Result<Self, MapError> {
         let refused = |source| MapError::Refused { name: name.to_owned(), source };
         let found = file.metadata().map_err(refused)?.len() as usize;
         if found != expected || found == 0 {
@@ -149,7 +149,7 @@ impl ReadMapping {
         let Some(base) = NonNull::new(map.as_mut_ptr()) else {
             return Err(MapError::Size { name: name.to_owned(), found: 0, expected });
         };
-        prepare(base, found, libc::MADV_POPULATE_READ);
+        prepare(base, found, present, libc::MADV_POPULATE_READ);
         let guard = OnceLock::new();
         Ok(Self { map: Some(map), base, bytes: found, generation: fork_generation(), guard })
     }
@@ -183,12 +183,13 @@ unsafe impl Send for ReadMapping {}
 // SAFETY: `&ReadMapping` gives away the base address and the length, which never change.
 unsafe impl Sync for ReadMapping {}
 
-/// Makes the pages present, keeps them out of forked children and core dumps. All three are advice: kernels before 5.14
-/// do not know how to populate and fault the pages in one by one instead.
-fn prepare(base: NonNull<u8>, bytes: usize, populate: libc::c_int) {
-    for advice in [populate, libc::MADV_DONTFORK, libc::MADV_DONTDUMP] {
-        // SAFETY: `base .. base + bytes` is one mapping of ours, live during the call; these kinds of advice change no
-        // content and unmap nothing in this process.
+/// Makes pages present, keeps all of them out of forked children and core dumps. All three are advice: kernels before
+/// 5.14 do not know how to populate and fault the pages in one by one instead.
+fn prepare(base: NonNull<u8>, bytes: usize, present: usize, populate: libc::c_int) {
+    let advices = [(populate, present.min(bytes)), (libc::MADV_DONTFORK, bytes), (libc::MADV_DONTDUMP, bytes)];
+    for (advice, bytes) in advices {
+        // SAFETY: `base .. base + bytes` lies in one mapping of ours, live during the call; these kinds of advice change
+        // no content and unmap nothing in this process.
         let _ = unsafe { libc::madvise(base.as_ptr().cast(), bytes, advice) };
     }
 }

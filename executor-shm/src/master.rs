@@ -4,6 +4,8 @@
 //! It starts no thread and serves no lane. When [`Master::acquire`] returns, this process alone may write `journal` and
 //! `status`, both are still the inodes their names lead to, and nothing of a living instance was touched.
 
+use std::collections::HashSet;
+
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
@@ -265,7 +267,7 @@ impl Master {
     fn create_journal(instance: &InstanceName, wanted: &Wanted) -> Result<(WriteWords, LockFile), Round> {
         let geometry = wanted.geometry();
         geometry.check()?;
-        let draft = Draft::create(instance, geometry.journal_bytes()).map_err(rival)?;
+        let draft = Draft::create(instance, geometry.journal_bytes(), geometry.journal_bytes()).map_err(rival)?;
         let state = InstanceState::New as u64;
         let (nonce, bytes) = (files::random(), geometry.journal_bytes());
         Header { kind: Kind::Journal, nonce, state, lanes: geometry.lanes, lane: 0, bytes }.store(&draft.words);
@@ -316,7 +318,7 @@ impl Master {
             }
             Err(error) if error.is_missing() => {
                 let bytes = geometry.status_bytes();
-                let draft = Draft::create(instance, bytes).map_err(rival)?;
+                let draft = Draft::create(instance, bytes, bytes).map_err(rival)?;
                 let state = InstanceState::New as u64;
                 Header { kind: Kind::Status, nonce, state, lanes: geometry.lanes, lane: 0, bytes }.store(&draft.words);
                 geometry.store(&draft.words);
@@ -355,11 +357,11 @@ impl Master {
     /// Removes every file of the instance that the journal does not name, temporary ones included.
     pub(crate) fn sweep(&self) -> Result<(), FileError> {
         let io = |source| FileError::Refused { verb: "list", name: String::new(), source };
-        let mut keep = vec![self.instance.journal(), self.instance.status()];
+        let mut keep = HashSet::from([self.instance.journal(), self.instance.status()]);
         for lane in 0..self.geometry.lanes {
             let word = self.lane_word(lane);
-            keep.push(self.instance.sq(lane, word.nonce()));
-            keep.push(self.instance.cq(lane, word.nonce()));
+            keep.insert(self.instance.sq(lane, word.nonce()));
+            keep.insert(self.instance.cq(lane, word.nonce()));
         }
         for name in files::list(&self.instance).map_err(io)? {
             if !keep.contains(&name) {
