@@ -2,7 +2,7 @@
 //!
 //! A start that fails, and a standby that is given up, let them go: they end without having served.
 
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
 
 use executor_core::cpu;
@@ -28,6 +28,8 @@ pub(crate) struct Engagement {
 #[derive(Debug)]
 pub(crate) struct Crew {
     hands: Vec<Hand>,
+    /// Of those that have not said yet that they are ready.
+    answers: Vec<Receiver<Result<(), StartError>>>,
     generation: u64,
 }
 
@@ -39,14 +41,14 @@ struct Hand {
 }
 
 impl Crew {
-    /// One thread for each of `cpus`, on that CPU unless it is `None`, with the handlers of its worker.
+    /// Starts one thread for each of `cpus`; each pins itself there, unless it is `None`, and makes the handlers of its
+    /// worker.
     ///
     /// # Errors
     ///
-    /// A thread could not be started or pinned, or a handler's own state could not be made.
-    pub(crate) fn muster(registry: &Registry, cpus: &[Option<u32>]) -> Result<Self, StartError> {
-        let mut crew = Self { hands: Vec::new(), generation: fork_generation() };
-        let mut answers = Vec::new();
+    /// A thread could not be started.
+    pub(crate) fn call(registry: &Registry, cpus: &[Option<u32>]) -> Result<Self, StartError> {
+        let mut crew = Self { hands: Vec::new(), answers: Vec::new(), generation: fork_generation() };
         for (number, &cpu) in (0u32..).zip(cpus) {
             let (go, wait) = mpsc::channel::<Engagement>();
             let (tell, told) = mpsc::channel::<Result<(), StartError>>();
@@ -62,13 +64,22 @@ impl Crew {
                 true
             })?;
             crew.hands.push(Hand { go, thread });
-            answers.push(told);
+            crew.answers.push(told);
         }
-        for answer in answers {
+        Ok(crew)
+    }
+
+    /// Waits until all are ready.
+    ///
+    /// # Errors
+    ///
+    /// A thread could not be pinned, or a handler's own state could not be made.
+    pub(crate) fn muster(&mut self) -> Result<(), StartError> {
+        for answer in self.answers.drain(..) {
             let died = || StartError::Thread(std::io::Error::other("a worker ended before it was ready"));
             answer.recv().unwrap_or_else(|_| Err(died()))?;
         }
-        Ok(crew)
+        Ok(())
     }
 
     /// Gives each thread its worker; they serve from now on.

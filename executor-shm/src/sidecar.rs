@@ -203,7 +203,7 @@ impl SidecarBuilder {
     pub fn start(self) -> Result<SidecarHandle, StartError> {
         let plan = self.plan()?;
         let master = Master::acquire(&plan.instance, &plan.wanted, Some(plan.source))?;
-        let crew = Crew::muster(&plan.registry, &plan.cpus)?;
+        let crew = Crew::call(&plan.registry, &plan.cpus)?;
         plan.serve(master, crew, Warm::default())
     }
 
@@ -270,7 +270,7 @@ impl Plan {
     }
 
     /// Recovers what an earlier life left, and serves. Whatever is warm is looked at again.
-    pub(crate) fn serve(self, master: Master, crew: Crew, mut warm: Warm) -> Result<SidecarHandle, StartError> {
+    pub(crate) fn serve(self, master: Master, mut crew: Crew, mut warm: Warm) -> Result<SidecarHandle, StartError> {
         let clock = master.settle_clock(self.source);
         let (status, geometry) = (master.status.clone(), master.geometry);
         let old_rows = if master.is_new() { Vec::new() } else { table::load_registry(&status, &geometry) };
@@ -293,6 +293,7 @@ impl Plan {
             self.drain_time,
             &mut warm,
         )?;
+        crew.muster()?;
         // After recovery: a start killed before this point leaves the old rows for the next one to judge by.
         table::store_registry(&status, &geometry, &rows, generation);
         housekeeping.master.journal.store(journal::GENERATION, u64::from(generation));

@@ -53,7 +53,8 @@ impl Standby {
             warm.follow(&plan.instance, |journal, status| may_serve(&plan, journal, status))?;
         }
         // Once it is known that they may be needed: they are the program's code.
-        let crew = Crew::muster(&plan.registry, &plan.cpus)?;
+        let mut crew = Crew::call(&plan.registry, &plan.cpus)?;
+        crew.muster()?;
         Ok(Self { plan, crew, warm, master, generation: fork_generation() })
     }
 
