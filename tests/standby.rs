@@ -467,6 +467,27 @@ fn a_standby_that_is_stopped_or_killed_keeps_nobody_from_serving_or_starting() {
 }
 
 #[test]
+fn a_standby_waits_for_whoever_has_the_name_and_not_for_a_stopped_owner_of_files_that_are_gone() {
+    let instance = TestInstance::new("renamed");
+    let stopped = process::sidecar(SIDECAR, &instance, &[]);
+    let mut standby = stand_by(&instance, &[]);
+    freeze(&stopped);
+    freeze(&standby);
+    for name in instance.files() {
+        fs::remove_file(Path::new("/dev/shm").join(name)).unwrap();
+    }
+    let next = process::sidecar(SIDECAR, &instance, &[]);
+    let mut client = connect(&instance);
+    assert_eq!(client.call_timeout::<Sum>(&[1, 2], FAIL_SAFE), Ok(3));
+    signal(&standby, Signal::SIGCONT);
+    eventually("the files of the next one", || has_mapped_all(&standby, &instance));
+    next.kill();
+    standby.expect("ready");
+    assert_eq!(client.call_timeout::<Sum>(&[2, 2], FAIL_SAFE), Ok(4));
+    drop(stopped); // it has lived until now, with the lock on what it made
+}
+
+#[test]
 fn an_upgrade_by_a_standby_of_another_build_tells_earlier_lanes_of_what_changed() {
     let instance = TestInstance::new("upgrade");
     let sidecar = process::sidecar(SIDECAR, &instance, &[]);

@@ -15,12 +15,13 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::stat::FileStat;
 
 use crate::crew::Crew;
 use crate::files::{self, FileError, InstanceName};
 use crate::handle::SidecarHandle;
 use crate::layout::{header, status};
-use crate::lock::{LockFile, fork_generation};
+use crate::lock::{LockFile, fork_generation, same_inode};
 use crate::mapped::WriteWords;
 use crate::master::{Master, MasterError};
 use crate::sidecar::{Plan, StartError, spawn};
@@ -132,12 +133,12 @@ impl Standby {
                 self.master = own(&self.plan, &mut self.warm)?; // it has just been removed
                 continue;
             };
-            loop {
+            let is_granted = loop {
                 let follow = Instant::now() + FOLLOW_INTERVAL;
                 let until = tick.map_or(follow, |tick| tick.min(follow));
                 match wait(signals, waiter.bell.as_fd(), Some(until)).map_err(StartError::Thread)? {
                     Waited::Signal => return Ok(None),
-                    Waited::Other => break,
+                    Waited::Other => break true,
                     Waited::Timeout => {}
                 }
                 self.warm.follow(&self.plan.instance, |journal, status| may_serve(&self.plan, journal, status))?;
@@ -145,8 +146,14 @@ impl Standby {
                     called(&self);
                     tick = after();
                 }
+                // Its owner may never end: stopped, and its files removed. Whoever made them anew is the one to wait for.
+                if !waiter.is_for(&self.plan.instance)? {
+                    break false;
+                }
+            };
+            if is_granted {
+                self.warm.granted = Some(waiter.granted()?);
             }
-            self.warm.granted = waiter.granted()?;
             self.master = own(&self.plan, &mut self.warm)?;
         }
     }
@@ -178,6 +185,7 @@ fn may_serve(plan: &Plan, journal: &WriteWords, status: Option<&WriteWords>) -> 
 
 /// A thread that waits for the locks of an instance.
 struct Waiter {
+    journal: FileStat,
     bell: Arc<EventFd>,
     told: Receiver<Result<Granted, FileError>>,
 }
@@ -190,6 +198,7 @@ impl Waiter {
             Err(error) if error.is_missing() => return Ok(None),
             Err(error) => return Err(error.into()),
         };
+        let stat = journal.stat().map_err(|errno| FileError::refused("look at", &instance.journal(), errno))?;
         let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).map_err(|errno| StartError::Thread(errno.into()))?;
         let bell = Arc::new(bell);
         let (tell, told) = mpsc::channel();
@@ -200,13 +209,18 @@ impl Waiter {
                 let _ = rope.write(1);
             }
         })?;
-        Ok(Some(Self { bell, told }))
+        Ok(Some(Self { journal: stat, bell, told }))
+    }
+
+    /// Whether the journal it waits for still has its name. It keeps the file open, so no other has its number.
+    fn is_for(&self, instance: &InstanceName) -> Result<bool, FileError> {
+        Ok(files::stat(&instance.journal())?.is_some_and(|now| same_inode(&now, &self.journal)))
     }
 
     /// What the bell was rung for.
-    fn granted(self) -> Result<Option<Granted>, StartError> {
+    fn granted(self) -> Result<Granted, StartError> {
         let died = || StartError::Thread(std::io::Error::other("the thread that waits for the locks died"));
-        Ok(Some(self.told.recv().map_err(|_| died())??))
+        Ok(self.told.recv().map_err(|_| died())??)
     }
 }
 
