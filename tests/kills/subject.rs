@@ -1,6 +1,6 @@
 //! A process whose threads run only when the tracer says so, one instruction at a time if it likes.
 //!
-//! Threads are numbered in the order they were started: of a sidecar 0 is the program's own, 1 the keeper, 2 the worker.
+//! Threads are numbered in the order they were started: of a sidecar 0 is the program's own, 1 the worker, 2 the keeper.
 //! A thread that was just started stands still. While one thread is stepped the others stand still too, save while it
 //! is in a system call that may wait for them.
 
@@ -17,10 +17,10 @@ use crate::instruction::{Effect, Instructions};
 
 /// The program's own thread.
 pub(crate) const LEADER: usize = 0;
-/// Housekeeping of a sidecar.
-pub(crate) const KEEPER: usize = 1;
 /// The worker of a sidecar.
-pub(crate) const WORKER: usize = 2;
+pub(crate) const WORKER: usize = 1;
+/// Housekeeping of a sidecar.
+pub(crate) const KEEPER: usize = 2;
 
 /// The instruction that stops for a tracer.
 const BREAKPOINT: libc::c_long = 0xcc;
@@ -181,6 +181,12 @@ impl Subject {
                 stop => panic!("{self}: the worker stands for {stop:?}"),
             }
         }
+        let name = std::fs::read_to_string(format!("/proc/{}/comm", self.threads[WORKER].tid)).unwrap();
+        assert_eq!(
+            name.trim_end(),
+            "executor-work-0",
+            "a sidecar starts its threads in another order than the harness says"
+        );
     }
 
     /// Lets `thread` run until it has left its `count`th system call from here; `company` may run beside it.
