@@ -51,11 +51,12 @@ impl Effects {
 
     fn word(&self, at: usize) -> &AtomicU64 {
         assert!(at < WORDS, "more effects than the page has room for");
+        let base = NonNull::new(self.map.as_mut_ptr()).unwrap().cast::<AtomicU64>();
         // SAFETY: `at < WORDS`, and the mapping has `WORDS` words.
-        let word = unsafe { NonNull::new(self.map.as_mut_ptr()).unwrap().cast::<u64>().add(at) };
+        let word = unsafe { base.add(at) };
         // SAFETY: a mapping begins on a page, so the word is aligned; it stays mapped while `self` lives, and every
         // process that maps the page reaches it through atomics.
-        unsafe { AtomicU64::from_ptr(word.as_ptr()) }
+        unsafe { word.as_ref() }
     }
 
     /// Notes that a handler was entered; says which record it is.

@@ -172,6 +172,11 @@ impl Image {
         self.word("status", header::STATE)
     }
 
+    /// Whether there are files and no journal among them.
+    pub(crate) fn has_lost_its_journal(&self) -> bool {
+        !self.files.is_empty() && !self.files.contains_key("journal")
+    }
+
     /// State, reason and nonce of a lane, as the journal has them.
     pub(crate) fn lane_word(&self, number: u32) -> LaneWord {
         LaneWord::from_word(self.word("journal", GEOMETRY.journal_lane(number) + journal::k::STATE))

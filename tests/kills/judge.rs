@@ -73,6 +73,9 @@ impl Attacher {
 
 /// The lane that a straddling attacher of an image would claim, if any.
 fn straddled(image: &Image) -> Option<Lane> {
+    if [0, InstanceState::New as u64].contains(&image.instance_state()) {
+        return None; // nobody could open an instance that never ran
+    }
     let lanes = (0..GEOMETRY.lanes).map(|number| Lane {
         number,
         nonce: image.mirror(number).nonce(),
@@ -320,7 +323,10 @@ impl<'a> Judge<'a> {
             let text = format!("a further task of lane {}", lane.number);
             match wait_for(cq, position, waker) {
                 Some(Some(record)) => {
-                    let fate = match task.kind.verdict(self.plan.build) {
+                    // A FREE lane attaches under the build that notices it.
+                    let is_free = self.image.lane_word(lane.number).state() == Some(LaneState::Free);
+                    let build = if is_free { Build::First } else { self.plan.build };
+                    let fate = match task.kind.verdict(build) {
                         Some(status) => Fate::Ends { status, effects: 0..=0 },
                         None => Fate::Ends { status: Status::Done, effects: 1..=1 },
                     };

@@ -6,6 +6,7 @@ use executor_shm::core::Status;
 use executor_shm::core::record::COMMIT;
 use executor_shm::core::status::Interrupted;
 use executor_shm::layout::journal::k;
+use executor_shm::state::LaneState;
 
 use crate::image::{GEOMETRY, Image};
 use crate::tasks::{Build, Task};
@@ -79,6 +80,9 @@ impl Lane {
         let journal = |word: usize| image.word("journal", lines + word);
         let ours = image.lane_word(self.number).nonce() == self.nonce;
         let started = ours && journal(COMMIT) == place + 1;
+        // A FREE lane attaches under the build that notices it.
+        let is_free = image.lane_word(self.number).state() == Some(LaneState::Free);
+        let build = if is_free { Build::First } else { build };
         if !started {
             return match task.kind.verdict(build) {
                 Some(status) => Fate::Ends { status, effects: 0..=0 },

@@ -24,8 +24,10 @@ fn recover(workshop: &mut Workshop, scene: &Scene) {
 }
 
 fn judge_all(workshop: &mut Workshop, scene: &Scene, course: &Course, one_in: u64) {
-    workshop.judge_course(&course.moments, &scene.plan, &Attacher::ALL, one_in, |workshop, moment| {
-        second_level(workshop, scene, moment, &Attacher::ALL);
+    // An owner of lanes whose journal somebody has removed keeps every start away, as it must.
+    let attachers = if scene.image.has_lost_its_journal() { &Attacher::ALL[..2] } else { &Attacher::ALL };
+    workshop.judge_course(&course.moments, &scene.plan, attachers, one_in, |workshop, moment| {
+        second_level(workshop, scene, moment, attachers);
     });
 }
 

@@ -2,7 +2,7 @@
 
 use crate::image::{GEOMETRY, Image, slot};
 use crate::judge::Attacher;
-use crate::pass::Workshop;
+use crate::pass::{Course, Workshop};
 use crate::scene::{Producer, Scene, make};
 use crate::starter::{WORKING, second_level, started, work_course};
 use crate::tasks::{Build, Kind};
@@ -19,13 +19,18 @@ fn scene(workshop: &Workshop, kinds: &[Kind]) -> Scene {
     make(&workshop.names, &workshop.effects, &[waiting(kinds)])
 }
 
-/// Everything about a scene whose tasks the worker serves: its images judged, then a kill before each instruction, or
-/// before one in `one_in` where nothing changes.
-fn run(workshop: &mut Workshop, scene: &Scene, one_in: u64) {
+/// The images of a scene whose tasks the worker serves.
+fn images(workshop: &mut Workshop, scene: &Scene) -> Course {
     let course = work_course(workshop, scene);
     workshop.judge_course(&course.moments, &scene.plan, &ATTACHERS, 1, |workshop, moment| {
         second_level(workshop, scene, moment, &ATTACHERS);
     });
+    course
+}
+
+/// The images of a scene, then a kill before each instruction, or before one in `one_in` where nothing changes.
+fn run(workshop: &mut Workshop, scene: &Scene, one_in: u64) {
+    let course = images(workshop, scene);
     workshop.kill_each(&course, &scene.plan, WORKING, one_in, |workshop| {
         let instance = workshop.put(&scene.image);
         let subject = started(workshop, &instance, scene.plan.build);
@@ -57,11 +62,11 @@ pub(crate) fn changed(workshop: &mut Workshop) {
     run(workshop, &scene, 1);
 }
 
-/// Tasks of a producer that is gone.
+/// Tasks of a producer that is gone. The worker does not know, so its instructions are those of other scenes.
 pub(crate) fn deserted(workshop: &mut Workshop) {
     let producer = Producer { survivor: false, ..waiting(&[Kind::Plain, Kind::Long]) };
     let scene = make(&workshop.names, &workshop.effects, &[producer]);
-    run(workshop, &scene, 1);
+    images(workshop, &scene);
 }
 
 /// A task that was in flight runs again, and the next one after it.
@@ -72,14 +77,14 @@ pub(crate) fn again(workshop: &mut Workshop) {
 
 /// Handlers that fail.
 pub(crate) fn failed(workshop: &mut Workshop) {
-    let scene = scene(workshop, &[Kind::Failed, Kind::Wide, Kind::Plain]);
+    let scene = scene(workshop, &[Kind::Failed, Kind::Wide]);
     run(workshop, &scene, 1);
 }
 
 /// A handler that panics. Unwinding takes some 100,000 instructions and stores nothing; one in a thousand of them is
 /// killed.
 pub(crate) fn panicked(workshop: &mut Workshop) {
-    let scene = scene(workshop, &[Kind::Panicked, Kind::Plain]);
+    let scene = scene(workshop, &[Kind::Panicked]);
     run(workshop, &scene, 1000);
 }
 
