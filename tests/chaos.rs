@@ -81,10 +81,6 @@ Everything is in /dev/shm/executor.chaos-PID-ROUND.*, and is removed in the end,
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    if options.mode == Mode::Standby {
-        eprintln!("chaos: mode standby is not available in this build: it has no hot standby; choose another --mode");
-        return ExitCode::from(2);
-    }
     match run(&options) {
         Ok(code) => code,
         Err(error) => {

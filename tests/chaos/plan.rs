@@ -29,7 +29,7 @@ pub(crate) enum Mode {
 
 impl Mode {
     /// The modes that a mixed run draws from.
-    const MIXED: [Self; 5] = [Self::Executor, Self::Producer, Self::Both, Self::Stop, Self::Upgrade];
+    const MIXED: [Self; 6] = [Self::Executor, Self::Producer, Self::Both, Self::Stop, Self::Standby, Self::Upgrade];
 
     /// As it is written on the command line.
     pub(crate) fn name(self) -> String {

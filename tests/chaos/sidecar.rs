@@ -69,7 +69,7 @@ pub(crate) fn serve(setting: &Arc<Setting>, start: Start) -> i32 {
         Err(error) => return failed(setting, "make a registry", &error),
     };
     ledger.set_doing(role, Doing::Starting, 0);
-    let started = Sidecar::builder()
+    let builder = Sidecar::builder()
         .instance(setting.instance.clone())
         .registry(registry)
         .lanes(plan.lanes)
@@ -81,10 +81,18 @@ pub(crate) fn serve(setting: &Arc<Setting>, start: Start) -> i32 {
         .quantum(plan.quantum)
         .drain_time(plan.drain_time)
         .cpus(&[0; WORKERS_MAX][..workers]) // not pinned, so only their count counts
-        .pinned(false)
-        .start();
+        .pinned(false);
+    let started = if plan.mode == Mode::Standby {
+        builder.stand_by().and_then(|standby| {
+            ledger.set_doing(role, Doing::Waiting, 0);
+            standby.take_over_unless(&signals)
+        })
+    } else {
+        builder.start().map(Some)
+    };
     let handle = match started {
-        Ok(handle) => handle,
+        Ok(Some(handle)) => handle,
+        Ok(None) => return STOOD_BY,
         Err(error) => return failed(setting, "start", &error),
     };
     ledger.set_doing(role, Doing::Serving, 0);
