@@ -96,6 +96,7 @@ fn run_examples() -> String {
         "  {program} run                                    instance `default`, a worker on the last free CPU\n  \
            {program} run orders --cpu 2 --cpu 3             two workers\n  \
            {program} run --request-bytes 64KiB --lanes 64   longer requests, more producers\n  \
+           {program} run orders --group traders             producers of other users, members of this group\n  \
            {program} run --config orders.toml               settings from a file\n  \
            {program} run orders --respawn                   started again after a crash, where no systemd is\n  \
            {program} run orders --standby                   ready to follow the one that serves\n  \

@@ -69,10 +69,11 @@ fn a_flag_wins_over_a_variable_over_the_file_over_the_default() {
 #[test]
 fn a_file_that_the_environment_names_sets_everything() {
     let name = instance("everything");
+    let gid = nix::unistd::getegid().as_raw();
     let file = ConfigFile::new(&format!(
-        "instance = \"{name}\"\nlanes = 3\ncapacity = 8\nrequest-bytes = \"1KiB\"\nresponse-bytes = 128\ncpu = [0, 1]\n\
-         idle = \"yield\"\ntiming = false\nquantum = 2\npinned = false\ndrain = \"1500ms\"\n\
-         respawn = false\nstandby = true\njson = true\n"
+        "instance = \"{name}\"\nlanes = 3\ncapacity = 8\nrequest-bytes = \"1KiB\"\nresponse-bytes = 128\n\
+         group = \"{gid}\"\ncpu = [0, 1]\nidle = \"yield\"\ntiming = false\nquantum = 2\npinned = false\n\
+         drain = \"1500ms\"\nrespawn = false\nstandby = true\njson = true\n"
     ));
     let environment = [("EXECUTOR_CONFIG", file.path())];
     let shown = config(&[], &environment);
@@ -83,17 +84,19 @@ fn a_file_that_the_environment_names_sets_everything() {
         assert_eq!(setting["at"], format!("{}:{}", file.path(), line + 1), "{key}");
     }
     let values: Vec<Value> = settings.values().map(|setting| setting["value"].clone()).collect();
+    let group = gid.to_string();
     let expected =
-        json!([name.as_str(), 3, 8, 1024, 128, [0, 1], "yield", false, 2, false, "1500ms", false, true, true]);
+        json!([name.as_str(), 3, 8, 1024, 128, group, [0, 1], "yield", false, 2, false, "1500ms", false, true, true]);
     assert_eq!(Value::from(values), expected);
 
     let mut command = executord();
     command.arg("run").envs(environment);
     let mut sidecar = Sidecar::spawn(&name, command);
     let started: Value = serde_json::from_str(&sidecar.first_line).unwrap();
-    let served = ["instance", "lanes", "capacity", "request_bytes", "response_bytes", "cpus", "idle", "timing"];
+    let served =
+        ["instance", "lanes", "capacity", "request_bytes", "response_bytes", "group", "cpus", "idle", "timing"];
     let served: Vec<Value> = served.iter().map(|&key| started[key].clone()).collect();
-    assert_eq!(Value::from(served), json!([name.as_str(), 3, 8, 1024, 128, [], "yield", false]));
+    assert_eq!(Value::from(served), json!([name.as_str(), 3, 8, 1024, 128, gid, [], "yield", false]));
     assert!(sidecar.stop(Signal::SIGTERM).0.success());
     assert_eq!(files_with(name.as_str()), [""; 0]);
 }

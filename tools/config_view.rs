@@ -137,7 +137,7 @@ mod tests {
         assert_eq!(words(1), "instance no-such-instance-config-view argument INSTANCE");
         assert_eq!(words(2), "lanes 16 default");
         assert_eq!(words(4), "request-bytes 64 KiB file x/a.toml:3");
-        assert!(words(6).ends_with("default: the last allowed CPU that no live instance uses"), "{text}");
+        assert!(words(7).ends_with("default: the last allowed CPU that no live instance uses"), "{text}");
         let below = &lines[1 + SETTINGS.len()..];
         assert_eq!(below[0], "config file: x/a.toml");
         assert!(below[1].contains("EXECUTOR_CONFIG, EXECUTOR_INSTANCE, EXECUTOR_LANES"), "{text}");

@@ -3,6 +3,7 @@
 use executor_core::Status;
 use executor_core::histogram::HistogramSnapshot;
 use executor_core::meter::COUNTS;
+use executor_shm::Group;
 use executor_shm::inspect::{Inspection, LaneView, Listed};
 use serde_json::{Map, Value, json};
 
@@ -87,6 +88,9 @@ fn head_json(view: &Inspection) -> Value {
         "shm_bytes": view.footprint,
         "clock": view.clock.map(|clock| clock.source().name()),
         "timing": view.timed,
+        "group": view.group.map(Group::gid),
+        "other_boot": view.other_boot,
+        "held_back": view.held_back,
         "tasks": view.stats.tasks,
     })
 }

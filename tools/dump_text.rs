@@ -104,12 +104,19 @@ pub(crate) fn shown_text(view: &Inspection, now: u64) -> String {
     if view.alive == Some(false) {
         let _ = writeln!(
             text,
-            "\nno sidecar serves it: {}; start one with: executord run {}",
+            "\nno sidecar serves it: {}",
             match unanswered(view) {
-                0 => "nothing is unanswered".to_owned(),
-                tasks => format!("{} wait for the next one", counted(tasks, "task")),
+                _ if view.other_boot => format!(
+                    "its files are from another boot of the machine; give them up with: executord clean --discard {}",
+                    view.instance
+                ),
+                0 => format!("nothing is unanswered; start one with: executord run {}", view.instance),
+                tasks => format!(
+                    "{} wait for the next one; start one with: executord run {}",
+                    counted(tasks, "task"),
+                    view.instance
+                ),
             },
-            view.instance,
         );
     }
     text
@@ -144,12 +151,13 @@ fn head(view: &Inspection, now: u64) -> String {
     );
     let _ = writeln!(
         text,
-        "  up to {} of {} slots, requests to {}, responses to {}; {} in /dev/shm",
+        "  up to {} of {} slots, requests to {}, responses to {}; {} in /dev/shm{}",
         counted(geometry.lanes.into(), "lane"),
         count(geometry.capacity.into()),
         bytes(geometry.request_bytes.into()),
         bytes(geometry.response_bytes.into()),
         bytes(view.footprint),
+        view.group.map_or(String::new(), |group| format!("; open to group {group}")),
     );
     let _ = writeln!(
         text,
@@ -158,6 +166,13 @@ fn head(view: &Inspection, now: u64) -> String {
         if view.timed { "" } else { ", timing off" },
         statuses(&view.stats.by_status, 1).unwrap_or_else(|| "none".to_owned()),
     );
+    if view.held_back > 0 {
+        let times = counted(view.held_back, "time");
+        let _ = writeln!(
+            text,
+            "  housekeeping held back {times}: producers attached or woke it faster than it may serve them"
+        );
+    }
     for worker in &view.workers {
         let cpu = worker.cpu.map_or("unpinned".to_owned(), |cpu| format!("on CPU {cpu}"));
         let _ = writeln!(
@@ -218,13 +233,14 @@ fn in_flight(view: &Inspection, task: InFlightView) -> String {
 
 pub(crate) fn life(view: &Inspection) -> String {
     let state = view.state.map_or("damaged", |state| state.name());
-    match view.alive {
+    let life = match view.alive {
         Some(true) if state == "running" => "alive".to_owned(),
         Some(true) => format!("alive, {state}"),
         Some(false) if state == "running" => "dead".to_owned(),
         Some(false) => format!("dead, {state}"),
         None => format!("a copy, {state}"),
-    }
+    };
+    if view.other_boot { format!("{life}, of another boot") } else { life }
 }
 
 /// `1,200 done, 1 failed`, from status byte `first` on; `None` if all are 0.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use executor_client::{Client, ConnectError};
+use executor_client::ConnectError;
 use executor_shm::InstanceName;
 use executor_shm::layout::Geometry;
 use executor_shm::status::HandlerRow;
@@ -17,7 +17,7 @@ use crate::files::{Selection, select};
 use crate::hashing::{Files, Hashing, HashingOptions, Patience};
 use crate::lines::{Counts, Line};
 use crate::producer::idle;
-use crate::served::{Served, ServedError};
+use crate::served::{Served, ServedError, connect, parse_owner};
 use crate::sha256_block::{BLOCK_BYTES, Header, Midstate};
 use crate::sums::{printable, sum_line};
 use crate::units::per_second;
@@ -44,6 +44,9 @@ pub(crate) struct HashArgs {
     /// The running instance that hashes; it needs the handler `sha256-block`.
     #[arg(long, value_name = "NAME", default_value = "default")]
     instance: InstanceName,
+    /// Believe an instance of this user, by name or uid, besides root's and this user's own.
+    #[arg(long, value_name = "USER", value_parser = parse_owner)]
+    owner: Option<u32>,
     /// Hash hidden and git-ignored files too.
     #[arg(long)]
     all: bool,
@@ -107,7 +110,7 @@ pub(crate) fn hash(arguments: &HashArgs) -> Result<bool, HashError> {
         request_bytes: geometry.request_bytes,
         response_bytes: geometry.response_bytes,
     })?;
-    let client = Client::connect(&arguments.instance)?;
+    let client = connect(&arguments.instance, arguments.owner)?;
     let options = HashingOptions {
         handler: handler.id,
         chunk_bytes,

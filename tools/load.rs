@@ -10,7 +10,7 @@ use std::sync::{Arc, Barrier, OnceLock};
 use std::time::Duration;
 
 use clap::Args;
-use executor_client::{Client, ConnectError};
+use executor_client::ConnectError;
 use executor_core::cpu::{self, CpuError, allowed_cpus, cpu_list};
 use executor_core::idle::IdleStrategy;
 use executor_shm::InstanceName;
@@ -23,7 +23,7 @@ use crate::exit::{FAILED, INTERRUPTED, USAGE, print};
 use crate::load::report::Report;
 use crate::load::stream::{Pace, Seen, Span, Stream, StreamEnd};
 use crate::producer::idle;
-use crate::served::{Served, ServedError};
+use crate::served::{Served, ServedError, connect, parse_owner};
 use crate::units::{counted, parse_bytes};
 
 pub(crate) use report::KEYS;
@@ -49,6 +49,9 @@ pub(crate) struct LoadArgs {
     /// The running instance.
     #[arg(default_value = "default")]
     instance: InstanceName,
+    /// Believe an instance of this user, by name or uid, besides root's and this user's own.
+    #[arg(long, value_name = "USER", value_parser = parse_owner)]
+    owner: Option<u32>,
     /// The handler, by name or id.
     #[arg(long, default_value = "echo", value_name = "NAME|ID")]
     handler: String,
@@ -138,7 +141,7 @@ pub(crate) fn load(arguments: &LoadArgs) -> Result<u8, LoadError> {
     let stop = listen().map_err(LoadError::Signals)?;
     let mut clients = Vec::with_capacity(producers);
     for _ in 0..producers {
-        clients.push(Client::connect(&arguments.instance)?);
+        clients.push(connect(&arguments.instance, arguments.owner)?);
     }
     let (timed, clock) = clients.first().map(|client| (client.is_timed(), *client.clock())).unzip();
     let (Some(timed), Some(clock)) = (timed, clock) else { return Ok(FAILED) }; // there is at least one

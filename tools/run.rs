@@ -4,8 +4,10 @@ use std::time::{Duration, Instant};
 
 use executor_core::{Registry, RegistryBuilder, RegistryError, Status};
 use executor_shm::clean::{CleanOptions, clean};
+use executor_shm::files::FileError;
 use executor_shm::{
-    Ending, MasterError, Moment, Sidecar, SidecarBuilder, SidecarHandle, StartError, StopError, StopReport, StopSignals,
+    Ending, Group, MasterError, Moment, Sidecar, SidecarBuilder, SidecarHandle, StartError, StopError, StopReport,
+    StopSignals,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -53,7 +55,7 @@ impl RunError {
         match self {
             Self::Config(_) => USAGE,
             Self::Start(StartError::Cpu(_) | StartError::CpuTwice { .. }) => USAGE,
-            Self::Start(StartError::Master(MasterError::Geometry(_))) => USAGE,
+            Self::Start(StartError::Master(MasterError::Geometry(_) | MasterError::File(FileError::Group(_)))) => USAGE,
             _ => FAILED,
         }
     }
@@ -142,6 +144,9 @@ fn sidecar(settings: &Settings, registry: Registry) -> SidecarBuilder {
     if let Some(bytes) = settings.response_bytes {
         sidecar = sidecar.response_bytes(bytes);
     }
+    if let Some(group) = settings.group {
+        sidecar = sidecar.group(group);
+    }
     if let Some(idle) = settings.idle {
         sidecar = sidecar.idle(idle);
     }
@@ -193,6 +198,7 @@ fn started_json(handle: &SidecarHandle, handlers: &[String]) -> Value {
         "capacity": geometry.capacity,
         "request_bytes": geometry.request_bytes,
         "response_bytes": geometry.response_bytes,
+        "group": handle.group().map(Group::gid),
         "timing": handle.is_timed(),
         "clock": handle.clock_source().name(),
         "idle": handle.idle().name(),
@@ -233,8 +239,9 @@ fn started_text(handle: &SidecarHandle, handlers: &[String]) -> String {
             },
         ),
     };
+    let group = handle.group().map_or(String::new(), |group| format!(", open to group {group}"));
     format!(
-        "instance {instance} serves {} on {cpus}, {} in /dev/shm{recovery}; look: shm-dump show {instance}; \
+        "instance {instance} serves {} on {cpus}, {} in /dev/shm{group}{recovery}; look: shm-dump show {instance}; \
          stop: Ctrl-C or kill {}",
         handlers.join(", "),
         bytes(handle.bytes()),

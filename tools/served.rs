@@ -1,8 +1,10 @@
 //! A running instance as a program finds it that is to give it work: its sizes, its handlers, its CPUs.
 
+use executor_client::{Client, ConnectError, ConnectOptions};
 use executor_shm::InstanceName;
 use executor_shm::inspect::{InspectError, Inspection, Inspector};
 use executor_shm::status::HandlerRow;
+use nix::unistd::User;
 
 /// Why an instance can be given no work.
 #[derive(Debug, thiserror::Error)]
@@ -65,5 +67,38 @@ impl Served {
     /// How often its files were started until now.
     pub(crate) fn starts(&self) -> u64 {
         self.inspector.epoch()
+    }
+}
+
+/// Connects to an instance of root, of this user, or of the one with this uid.
+pub(crate) fn connect(instance: &InstanceName, owner: Option<u32>) -> Result<Client, ConnectError> {
+    let options = ConnectOptions::new();
+    owner.map_or(options, |owner| options.owner(owner)).connect(instance)
+}
+
+/// Reads whose instance is to be believed.
+pub(crate) fn parse_owner(text: &str) -> Result<u32, String> {
+    // A name may consist of digits, so names come first.
+    match User::from_name(text) {
+        Ok(Some(user)) => Ok(user.uid.as_raw()),
+        _ => text.parse().map_err(|_| "no user has this name, and it is no uid".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_owner_is_read_by_name_and_by_number() {
+        let own = nix::unistd::geteuid();
+        assert_eq!(parse_owner(&own.to_string()), Ok(own.as_raw()));
+        if let Ok(Some(user)) = User::from_uid(own) {
+            assert_eq!(parse_owner(&user.name), Ok(own.as_raw()));
+        }
+        assert_eq!(parse_owner("4294967294"), Ok(u32::MAX - 1), "a number needs no entry");
+        for text in ["", "no such user", "-1", "4294967296"] {
+            assert!(parse_owner(text).is_err(), "{text:?}");
+        }
     }
 }

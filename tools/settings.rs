@@ -11,10 +11,10 @@ use executor_core::cpu;
 use executor_core::idle::IdleStrategy;
 use executor_core::record::LENGTH_MAX;
 use executor_core::worker::QUANTUM;
-use executor_shm::InstanceName;
 use executor_shm::inspect::{Inspection, cpus_in_use};
 use executor_shm::layout::Geometry;
 use executor_shm::sidecar::DRAIN_TIME;
+use executor_shm::{Group, InstanceName};
 use serde_json::{Value, json};
 
 use crate::units::{bytes, parse_bytes, parse_time};
@@ -36,6 +36,9 @@ pub(crate) struct Settings {
     /// The longest response, a multiple of 64 bytes [default: 256].
     #[arg(long, value_name = "SIZE", value_parser = parse_buffer)]
     pub(crate) response_bytes: Option<u32>,
+    /// Let in producers of other users that are members of this group, by its name or number [default: none].
+    #[arg(long, value_name = "GROUP")]
+    pub(crate) group: Option<Group>,
     /// Pin a worker to this CPU; repeat it for more workers [default: the last allowed CPU that no instance uses].
     #[arg(long = "cpu", value_name = "N", value_parser = parse_cpu)]
     pub(crate) cpus: Vec<u32>,
@@ -124,7 +127,7 @@ pub(crate) struct Setting {
 }
 
 /// Every setting, in the order in which they are shown.
-pub(crate) const SETTINGS: [Setting; 14] = [
+pub(crate) const SETTINGS: [Setting; 15] = [
     Setting {
         name: "instance",
         flag: "INSTANCE",
@@ -164,6 +167,18 @@ pub(crate) const SETTINGS: [Setting; 14] = [
         read: |settings, text| set(&mut settings.response_bytes, parse_buffer(text)),
         value: |settings| settings.response_bytes.map(Value::from),
         standard: |_, files| size(files, |geometry| geometry.response_bytes),
+    },
+    Setting {
+        name: "group",
+        flag: "--group",
+        form: Form::Text,
+        read: |settings, text| set(&mut settings.group, text.parse::<Group>()),
+        value: |settings| settings.group.map(|group| json!(group.to_string())),
+        standard: |_, files| {
+            let group = files.and_then(|files| files.group);
+            let value = group.map_or_else(|| "none".to_owned(), |group| group.to_string());
+            Standard { of_files: files.is_some(), ..default(value) }
+        },
     },
     Setting {
         name: "cpu",
@@ -391,6 +406,7 @@ mod tests {
             ("capacity", "64"),
             ("request-bytes", "64 KiB"),
             ("response-bytes", "192"),
+            ("group", "990"),
             ("cpu", "0,1"),
             ("idle", "spin"),
             ("timing", "false"),

@@ -135,18 +135,19 @@ impl ConnectOptions {
     ) -> Result<Option<Claim>, ConnectError> {
         let wish = Wish { priority: self.priority, worker: self.worker };
         loop {
-            let damage = match found.claim(wish) {
+            let refused = match found.claim(wish) {
                 Ok(Some(claim)) => return Ok(Some(claim)),
                 Ok(None) => None,
-                Err(error) if error.is_damage() => Some(error),
+                // The fault of one lane; another may become free.
+                Err(error) if error.is_damage() || error.is_squatted() => Some(error),
                 Err(error) => return Err(error.into()),
             };
             if !found.is_alive() {
                 return Ok(None);
             }
             if left(self.timeout.unwrap_or(LANE_PATIENCE)).is_none() {
-                if let Some(damage) = damage {
-                    return Err(damage.into());
+                if let Some(refused) = refused {
+                    return Err(refused.into());
                 }
                 let holders = found.holders();
                 let names = holders.iter().map(|(lane, state, pid)| match pid {

@@ -16,7 +16,7 @@ use executor_core::{Clock, Priority};
 use nix::fcntl::OFlag;
 
 use crate::files::{self, FileError, Header, InstanceName};
-use crate::futex;
+use crate::futex::{self, Who};
 use crate::layout::{Geometry, GeometryError, Kind, geometry as geometry_words, lane as sq_words, status};
 use crate::lock::{LockFile, fork_generation};
 use crate::mapped::{ReadWords, WriteWords};
@@ -75,6 +75,8 @@ pub struct Instance {
     name: InstanceName,
     status: ReadWords,
     life: LockFile,
+    /// Whose files are believed besides root's and our own.
+    named: Option<u32>,
     geometry: Geometry,
     nonce: u64,
     clock: Clock,
@@ -108,6 +110,11 @@ impl Drop for Instance {
     }
 }
 
+/// Whether the files of this user are believed: root's, our own, and those of one that was named.
+fn is_believed(owner: u32, named: Option<u32>) -> bool {
+    owner == 0 || owner == nix::unistd::geteuid().as_raw() || Some(owner) == named
+}
+
 impl Instance {
     /// Opens a running instance. `owner` names a user to believe besides root and this process's own.
     ///
@@ -122,10 +129,9 @@ impl Instance {
             Err(error) if error.is_missing() => return Err(not_running()),
             Err(error) => return Err(error.into()),
         };
-        let stat = life.stat().map_err(|errno| FileError::refused("look at", &file, errno))?;
-        let me = nix::unistd::geteuid().as_raw();
-        if stat.st_uid != 0 && stat.st_uid != me && Some(stat.st_uid) != owner {
-            return Err(OpenError::WrongOwner { instance: name.clone(), owner: stat.st_uid });
+        let found = files::owner_of(&file, &life)?;
+        if !is_believed(found, owner) {
+            return Err(OpenError::WrongOwner { instance: name.clone(), owner: found });
         }
         let status = files::map_for_reading(&life, &file)?;
         let head = Header::load(&status, &file, Kind::Status)?;
@@ -145,6 +151,7 @@ impl Instance {
             name: name.clone(),
             status,
             life,
+            named: owner,
             geometry,
             nonce: head.nonce,
             clock,
@@ -206,10 +213,11 @@ impl Instance {
     ///
     /// # Errors
     ///
-    /// The files of a FREE lane could not be opened or believed, for another reason than that they are being replaced, and
-    /// no other lane was to be had. Where that is [damage](FileError::is_damage), housekeeping makes them anew.
+    /// The files of a FREE lane could not be opened or believed, for another reason than that they are being replaced. If
+    /// they are damaged or their names taken, the other lanes are tried first. Where that is
+    /// [damage](FileError::is_damage), housekeeping makes them anew.
     pub fn claim(&self, wish: Wish) -> Result<Option<Claim>, FileError> {
-        let mut damage = None;
+        let mut refused = None;
         for lane in 0..self.geometry.lanes {
             let row = table::load_lane(&self.status, &self.geometry, lane);
             if row.word.state() != Some(LaneState::Free) {
@@ -222,22 +230,31 @@ impl Instance {
                 }
                 Ok(None) => {}
                 Err(error) if error.is_missing() => {} // replaced between the two looks
-                Err(error) if error.is_damage() => damage = Some(error),
+                Err(error) if error.is_damage() || error.is_squatted() => refused = refused.or(Some(error)),
                 Err(error) => return Err(error),
             }
         }
         self.wake_housekeeping(); // it makes lanes faster than in its own time
-        damage.map_or(Ok(None), Err)
+        refused.map_or(Ok(None), Err)
     }
 
     fn claim_lane(&self, lane: u32, word: LaneWord, wish: Wish) -> Result<Option<Claim>, FileError> {
         let nonce = word.nonce();
         let (sq_name, cq_name) = (self.name.sq(lane, nonce), self.name.cq(lane, nonce));
         let lock = files::open(&sq_name, OFlag::O_RDWR)?;
+        let cq_file = files::open(&cq_name, OFlag::O_RDONLY)?;
+        for (name, file) in [(&sq_name, &lock), (&cq_name, &cq_file)] {
+            let owner = files::owner_of(name, file)?;
+            if !is_believed(owner, self.named) {
+                let what =
+                    format!("it belongs to uid {owner}, not to root, to this user, or to one named as its owner");
+                return Err(FileError::Squatted { name: name.clone(), what });
+            }
+        }
         if lock.try_lock().is_err() {
             return Ok(None);
         }
-        let cq = files::map_for_reading(&files::open(&cq_name, OFlag::O_RDONLY)?, &cq_name)?;
+        let cq = files::map_for_reading(&cq_file, &cq_name)?;
         let sq = files::map_for_writing(&sq_name, self.geometry.sq_bytes(), Kind::Sq, self.nonce)?;
         let heads =
             [(Header::load(&sq, &sq_name, Kind::Sq)?, &sq_name), (Header::load(&cq, &cq_name, Kind::Cq)?, &cq_name)];
@@ -263,13 +280,13 @@ impl Instance {
 
     /// Lets housekeeping look at the lanes now.
     pub fn wake_housekeeping(&self) {
-        futex::wake(self.status.atomic(status::NAP));
+        futex::wake(self.status.atomic(status::NAP), Who::Keeper, i32::MAX);
     }
 
-    /// Naps for at most `time`; a start of the instance or whoever wakes housekeeping cuts it short.
+    /// Naps for at most `time`; a lane that becomes free cuts it short for one of those who wait.
     pub fn nap(&self, time: Duration) {
         let nap = self.status.load(status::NAP);
-        futex::nap(self.status.atomic(status::NAP), nap, time);
+        futex::nap(self.status.atomic(status::NAP), nap, time, Who::Producers);
     }
 
     /// The first position of a lane that cannot be read any more, if it is poisoned for that.

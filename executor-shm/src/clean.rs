@@ -53,14 +53,17 @@ pub fn clean(instance: &InstanceName, options: CleanOptions) -> Result<Cleaned, 
     let names = files::list(instance).map_err(io)?;
     let mut cleaned = Cleaned {
         instance: instance.clone(),
-        files: names.len(),
+        files: 0,
         bytes: 0,
         attached: 0,
         unanswered: 0,
         removed: !names.is_empty(),
     };
     for name in &names {
-        cleaned.bytes += files::stat(name)?.map_or(0, |stat| stat.st_blocks as u64 * 512);
+        if files::is_own(name)? {
+            cleaned.files += 1;
+            cleaned.bytes += files::stat(name)?.map_or(0, |stat| stat.st_blocks as u64 * 512);
+        }
     }
     if names.is_empty() {
         return Ok(cleaned);
@@ -97,11 +100,14 @@ pub fn clean(instance: &InstanceName, options: CleanOptions) -> Result<Cleaned, 
             cleaned.attached += 1;
         }
         locks.push(lock);
-        if let Ok(files) = draft::open_lane(instance, &master.geometry, master.nonce, lane, word.nonce()) {
-            let at = master.geometry.journal_lane(lane);
-            let open = recovery::is_unanswered(&master.journal, at, &files.sq, Some(&files.cq), &master.geometry);
-            cleaned.unanswered += u32::from(open);
-        }
+        let files = match draft::open_lane(instance, &master.geometry, master.nonce, lane, word.nonce()) {
+            Ok(files) => files,
+            Err(error) if error.is_missing() || error.is_damage() => continue, // a start would answer nothing either
+            Err(error) => return Err(error.into()),
+        };
+        let at = master.geometry.journal_lane(lane);
+        let open = recovery::is_unanswered(&master.journal, at, &files.sq, Some(&files.cq), &master.geometry);
+        cleaned.unanswered += u32::from(open);
     }
     cleaned.removed = options.discard || (cleaned.attached == 0 && cleaned.unanswered == 0);
     if cleaned.removed && !options.dry_run {
@@ -131,6 +137,7 @@ fn discard_foreign(instance: &InstanceName, names: &[String]) -> Result<(), Mast
             Err(error) if error.is_missing() => continue,
             Err(error) => return Err(error.into()),
         };
+        files::check_own(&name, &lock)?;
         if lock.try_lock().is_err() {
             return Err(MasterError::AlreadyRunning { instance: instance.clone() });
         }

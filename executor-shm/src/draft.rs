@@ -1,7 +1,8 @@
 //! Making files: complete before they have a name.
 //!
 //! A file is made under a temporary name with `O_EXCL`, its pages allocated, its header written, and only then renamed,
-//! replacing nothing: nobody ever sees half a file, and a full `/dev/shm` is an error here and not a SIGBUS later.
+//! replacing nothing: nobody ever sees half a file, and a full `/dev/shm` is an error here and not a SIGBUS later. Until
+//! just before it gets its name it is its owner's alone.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -12,8 +13,9 @@ use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags};
 use nix::sys::stat::Mode;
 
 use crate::files::{
-    FileError, Header, InstanceName, free_bytes, map_beginning_for_reading, open, path, random, unlink,
+    FileError, Header, InstanceName, check_own, free_bytes, map_beginning_for_reading, open, path, random, unlink,
 };
+use crate::group::{Group, mode_of};
 use crate::layout::{Geometry, Kind};
 use crate::lock::LockFile;
 use crate::mapped::{ReadWords, WriteWords};
@@ -25,6 +27,8 @@ pub(crate) struct Draft {
     pub(crate) words: WriteWords,
     pub(crate) lock: LockFile,
     temporary: Temporary,
+    kind: Kind,
+    group: Option<Group>,
 }
 
 struct Temporary(String);
@@ -39,18 +43,24 @@ impl Drop for Temporary {
 
 impl Draft {
     /// Makes a file of `bytes` zeros under a temporary name, every page allocated, those of the first `present` bytes
-    /// present in the mapping.
-    pub(crate) fn create(instance: &InstanceName, bytes: usize, present: usize) -> Result<Self, FileError> {
+    /// present in the mapping. Named, it lets in members of `group` as far as one of its kind does.
+    pub(crate) fn create(
+        instance: &InstanceName,
+        bytes: usize,
+        present: usize,
+        kind: Kind,
+        group: Option<Group>,
+    ) -> Result<Self, FileError> {
         let name = format!("{}tmp-{:016x}", instance.prefix(), random());
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+        let mode = mode_of(kind, None);
         let lock = LockFile::open(|| nix::fcntl::open(&path(&name), flags, mode))
             .map_err(|errno| FileError::refused("create", &name, errno))?;
         let temporary = Temporary(name);
         // The mode given at creation went through the caller's umask, which may have left nothing to open it by.
         lock.set_mode(mode).map_err(|errno| FileError::refused("set the mode of", &temporary.0, errno))?;
         let words = Self::fill(&temporary.0, bytes, present)?;
-        Ok(Self { words, lock, temporary })
+        Ok(Self { words, lock, temporary, kind, group })
     }
 
     fn fill(name: &str, bytes: usize, present: usize) -> Result<WriteWords, FileError> {
@@ -67,6 +77,12 @@ impl Draft {
     /// Gives the finished file its name, replacing nothing. `EEXIST` (the name is taken) and `ENOENT` (a sweeper took
     /// the draft) come back as [`FileError::Refused`].
     pub(crate) fn publish(mut self, name: &str) -> Result<(WriteWords, LockFile), FileError> {
+        if let Some(group) = self.group {
+            // The group first: the mode lets nobody in whom it does not mean.
+            self.lock.set_group(group.gid()).map_err(|errno| group.refused(errno))?;
+            let refused = |errno| FileError::refused("set the mode of", &self.temporary.0, errno);
+            self.lock.set_mode(mode_of(self.kind, self.group)).map_err(refused)?;
+        }
         nix::fcntl::renameat2(AT_FDCWD, &path(&self.temporary.0), AT_FDCWD, &path(name), RenameFlags::RENAME_NOREPLACE)
             .map_err(|errno| FileError::refused("name", name, errno))?;
         self.temporary.0.clear();
@@ -79,11 +95,12 @@ pub(crate) fn create_lane(
     instance: &InstanceName,
     geometry: &Geometry,
     instance_nonce: u64,
+    group: Option<Group>,
     lane: u32,
     lane_nonce: u64,
 ) -> Result<LaneFiles, FileError> {
     let draft = |kind, bytes, present| -> Result<Draft, FileError> {
-        let draft = Draft::create(instance, bytes, present)?;
+        let draft = Draft::create(instance, bytes, present, kind, group)?;
         Header { kind, nonce: instance_nonce, state: lane_nonce, lanes: geometry.lanes, lane, bytes }
             .store(&draft.words);
         geometry.store(&draft.words);
@@ -130,6 +147,8 @@ pub(crate) fn open_lane(
 ) -> Result<LaneFiles, FileError> {
     let (cq_name, sq_name) = (instance.cq(lane, lane_nonce), instance.sq(lane, lane_nonce));
     let sq_lock = open(&sq_name, OFlag::O_RDWR)?;
+    check_own(&sq_name, &sq_lock)?;
+    check_own(&cq_name, &open(&cq_name, OFlag::O_RDWR)?)?;
     let poison = Arc::default();
     // Guarded before the first look into either.
     let sq = map_beginning_for_reading(&sq_lock, &sq_name, present(geometry))?;
@@ -183,7 +202,7 @@ mod tests {
     #[test]
     fn a_draft_that_is_dropped_leaves_no_file() {
         let instance = InstanceName::new(&format!("draft-{}", std::process::id())).unwrap();
-        let draft = Draft::create(&instance, 8192, 8192).unwrap();
+        let draft = Draft::create(&instance, 8192, 8192, Kind::Status, None).unwrap();
         assert_eq!(list(&instance).unwrap().len(), 1);
         drop(draft);
         assert_eq!(list(&instance).unwrap(), Vec::<String>::new());
@@ -192,8 +211,9 @@ mod tests {
     #[test]
     fn a_draft_replaces_nothing_and_is_gone_when_its_name_is_taken() {
         let instance = InstanceName::new(&format!("taken-{}", std::process::id())).unwrap();
-        let (_words, lock) = Draft::create(&instance, 4096, 4096).unwrap().publish(&instance.status()).unwrap();
-        let error = Draft::create(&instance, 4096, 4096).unwrap().publish(&instance.status()).err().unwrap();
+        let create = || Draft::create(&instance, 4096, 4096, Kind::Status, None).unwrap();
+        let (_words, lock) = create().publish(&instance.status()).unwrap();
+        let error = create().publish(&instance.status()).err().unwrap();
         assert!(
             matches!(error, FileError::Refused { source, .. } if source.kind() == std::io::ErrorKind::AlreadyExists)
         );

@@ -1,4 +1,4 @@
-//! The files of an instance: their names and headers, how they are opened and how they are removed.
+//! The files of an instance: their headers, how they are opened and how they are removed.
 //!
 //! It believes no name: links and special files are refused, and a mapping made by name is proven by the header's nonce.
 //! `status` and `journal` are unlinked only while they are the inodes held; lane files have names with a nonce, which
@@ -7,96 +7,23 @@
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::{FileStat, Mode};
 
+use crate::group::GroupError;
 use crate::layout::{ABI_VERSION, Kind, LAYOUT_HASH, MAGIC, header};
 use crate::lock::{LockFile, same_inode};
 use crate::mapped::{ReadWords, WriteWords};
 use crate::mapping::{MapError, ReadMapping, WriteMapping};
+use crate::name::PREFIX;
 use crate::words::{Words, WordsMut};
+
+pub use crate::name::{InstanceName, InstanceNameError};
 
 /// Where the files are.
 pub const DIRECTORY: &str = "/dev/shm";
-const PREFIX: &str = "executor.";
-
-/// The name of an instance: a letter or digit, then up to 47 letters, digits, `_` or `-`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct InstanceName(String);
-
-/// The text is no instance name.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{found:?} is no instance name; use a letter or digit, then up to 47 letters, digits, '_' or '-'")]
-pub struct InstanceNameError {
-    /// What was given.
-    pub found: String,
-}
-
-impl InstanceName {
-    /// Checks a name.
-    ///
-    /// # Errors
-    ///
-    /// The text is no instance name.
-    pub fn new(name: &str) -> Result<Self, InstanceNameError> {
-        let bytes = name.as_bytes();
-        let legal = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_' || *byte == b'-';
-        let starts = bytes.first().is_some_and(u8::is_ascii_alphanumeric);
-        if starts && bytes.len() <= 48 && bytes.iter().all(legal) {
-            Ok(Self(name.to_owned()))
-        } else {
-            Err(InstanceNameError { found: name.to_owned() })
-        }
-    }
-
-    /// The name.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    pub(crate) fn status(&self) -> String {
-        format!("{PREFIX}{}.status", self.0)
-    }
-
-    pub(crate) fn journal(&self) -> String {
-        format!("{PREFIX}{}.journal", self.0)
-    }
-
-    pub(crate) fn sq(&self, lane: u32, nonce: u64) -> String {
-        format!("{PREFIX}{}.lane-{lane}-{nonce:014x}.sq", self.0)
-    }
-
-    pub(crate) fn cq(&self, lane: u32, nonce: u64) -> String {
-        format!("{PREFIX}{}.lane-{lane}-{nonce:014x}.cq", self.0)
-    }
-
-    pub(crate) fn prefix(&self) -> String {
-        format!("{PREFIX}{}.", self.0)
-    }
-}
-
-impl Default for InstanceName {
-    fn default() -> Self {
-        Self("default".to_owned())
-    }
-}
-
-impl std::fmt::Display for InstanceName {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl FromStr for InstanceName {
-    type Err = InstanceNameError;
-
-    fn from_str(name: &str) -> Result<Self, InstanceNameError> {
-        Self::new(name)
-    }
-}
 
 /// The instances that have a `status` or a `journal`, by name.
 ///
@@ -180,6 +107,23 @@ pub enum FileError {
         /// The kernel's reason.
         source: std::io::Error,
     },
+    /// This process's user is not let in. Run it as one that is, or have the sidecar started with a group.
+    #[error("cannot open {}: uid {uid} is not let in, it {}; {cure}", path(name).display(), owned(*owner, *group))]
+    Denied {
+        /// The file.
+        name: String,
+        /// Its owner.
+        owner: u32,
+        /// The group whose members are let in; `None` for none.
+        group: Option<u32>,
+        /// Who asked.
+        uid: u32,
+        /// What to do.
+        cure: &'static str,
+    },
+    /// Files cannot be given to the group that is to be let in.
+    #[error(transparent)]
+    Group(#[from] GroupError),
     /// The file could not be mapped.
     #[error(transparent)]
     Map(#[from] MapError),
@@ -189,6 +133,14 @@ pub enum FileError {
         /// The file.
         name: String,
         /// What is wrong with it.
+        what: String,
+    },
+    /// The name is taken by something that cannot be the executor's. It was not touched. Remove it, or choose another name.
+    #[error("{} is not a file of this executor: {what}", path(name).display())]
+    Squatted {
+        /// The name.
+        name: String,
+        /// What has it, and what to do.
         what: String,
     },
     /// The two builds cannot talk. Restart the older side, or give the instance up.
@@ -209,12 +161,25 @@ pub enum FileError {
     },
 }
 
+/// Whose a file is that lets somebody not in.
+fn owned(owner: u32, group: Option<u32>) -> String {
+    match group {
+        Some(group) => format!("belongs to uid {owner} and is open to members of group {group}"),
+        None => format!("belongs to uid {owner} alone"),
+    }
+}
+
 impl FileError {
     pub(crate) fn refused(verb: &'static str, name: &str, errno: Errno) -> Self {
         Self::Refused { verb, name: name.to_owned(), source: errno.into() }
     }
 
-    /// Whether the file is there and is not what it should be: its own fault, not the system's.
+    /// Whether the name is taken by something that cannot be the executor's.
+    pub fn is_squatted(&self) -> bool {
+        matches!(self, Self::Squatted { .. })
+    }
+
+    /// Whether the file is there and holds not what it should: its own fault, not the system's.
     pub fn is_damage(&self) -> bool {
         matches!(self, Self::Foreign { .. } | Self::AbiMismatch { .. } | Self::Map(MapError::Size { .. }))
     }
@@ -304,23 +269,70 @@ pub(crate) fn free_bytes() -> u64 {
     nix::sys::statvfs::statvfs(DIRECTORY).map_or(0, |fs| fs.blocks_available() * fs.fragment_size())
 }
 
-/// Opens an existing file of an instance without following links.
+/// Opens an existing file of an instance without following links. What is no plain file is not even opened: a pipe or a
+/// device would notice.
 pub(crate) fn open(name: &str, access: OFlag) -> Result<LockFile, FileError> {
+    let missing = || FileError::refused("open", name, Errno::ENOENT);
+    let found = stat(name)?.ok_or_else(missing)?;
+    check_plain(name, &found)?;
     let flags = access | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
     let file = LockFile::open(|| nix::fcntl::open(&path(name), flags, Mode::empty()));
-    let file = file.map_err(|errno| FileError::refused("open", name, errno))?;
-    let stat = file.stat().map_err(|errno| FileError::refused("look at", name, errno))?;
-    if !is_plain(&stat) {
-        return Err(FileError::Foreign {
-            name: name.to_owned(),
-            what: "it is no regular file with a single name".to_owned(),
-        });
-    }
+    let file = file.map_err(|errno| match errno {
+        Errno::EACCES => denied(name, &found, access),
+        errno => FileError::refused("open", name, errno),
+    })?;
+    // Once more: the name may have changed hands between the two.
+    check_plain(name, &file.stat().map_err(|errno| FileError::refused("look at", name, errno))?)?;
     Ok(file)
 }
 
-fn is_plain(stat: &FileStat) -> bool {
-    stat.st_mode & libc::S_IFMT == libc::S_IFREG && stat.st_nlink <= 1
+/// Refuses what is no regular file with a single name, and says what it is.
+fn check_plain(name: &str, stat: &FileStat) -> Result<(), FileError> {
+    let what = match stat.st_mode & libc::S_IFMT {
+        libc::S_IFREG if stat.st_nlink <= 1 => return Ok(()),
+        libc::S_IFREG => {
+            "it has a second name, a hard link; remove that one (find /dev/shm -samefile tells it) or this"
+        }
+        libc::S_IFLNK => "it is a symbolic link; remove it or choose another name",
+        libc::S_IFDIR => "it is a directory; remove it or choose another name",
+        libc::S_IFIFO => "it is a pipe; remove it or choose another name",
+        libc::S_IFSOCK => "it is a socket; remove it or choose another name",
+        _ => "it is a device; remove it or choose another name",
+    };
+    Err(FileError::Squatted { name: name.to_owned(), what: what.to_owned() })
+}
+
+/// Refuses a file that does not belong to this process's user: it is not ours to serve, whatever our privileges.
+pub(crate) fn check_own(name: &str, file: &LockFile) -> Result<(), FileError> {
+    let (owner, me) = (owner_of(name, file)?, nix::unistd::geteuid().as_raw());
+    let what = || format!("it belongs to uid {owner}, this process runs as uid {me}; run it as that user");
+    if owner == me { Ok(()) } else { Err(FileError::Squatted { name: name.to_owned(), what: what() }) }
+}
+
+/// Whose an open file is.
+pub(crate) fn owner_of(name: &str, file: &LockFile) -> Result<u32, FileError> {
+    Ok(file.stat().map_err(|errno| FileError::refused("look at", name, errno))?.st_uid)
+}
+
+/// Whether there is such a name and it belongs to this process's user.
+pub(crate) fn is_own(name: &str) -> Result<bool, FileError> {
+    Ok(stat(name)?.is_some_and(|stat| is_ours(&stat)))
+}
+
+fn is_ours(stat: &FileStat) -> bool {
+    stat.st_uid == nix::unistd::geteuid().as_raw()
+}
+
+fn denied(name: &str, stat: &FileStat, access: OFlag) -> FileError {
+    let lets_in = if access == OFlag::O_RDONLY { libc::S_IRGRP } else { libc::S_IWGRP };
+    let group = Some(stat.st_gid).filter(|_| stat.st_mode & lets_in != 0);
+    let cure = match (access == OFlag::O_RDONLY, group) {
+        (_, Some(_)) => "run as that user, or as a member of that group",
+        (true, None) => "run as that user, or start its sidecar with --group",
+        (false, None) => "run as that user",
+    };
+    let uid = nix::unistd::geteuid().as_raw();
+    FileError::Denied { name: name.to_owned(), owner: stat.st_uid, group, uid, cure }
 }
 
 /// The metadata of a name, links not followed; `None` if there is no such name.
@@ -343,11 +355,22 @@ pub(crate) fn unlink_own(name: &str, file: &LockFile) -> Result<(), FileError> {
     if is_still(name, file)? { unlink(name) } else { Ok(()) }
 }
 
-/// Removes `name`; a missing one is fine.
+/// Removes `name`; a missing one is fine, and one that belongs to another user stays: it is none of ours.
 pub(crate) fn unlink(name: &str) -> Result<(), FileError> {
+    if !is_own(name)? {
+        return Ok(());
+    }
     match nix::unistd::unlink(&path(name)) {
         Ok(()) | Err(Errno::ENOENT) => Ok(()),
         Err(errno) => Err(FileError::refused("remove", name, errno)),
+    }
+}
+
+/// Removes a file that an earlier life left. Another user's stays; what is no plain file is refused.
+pub(crate) fn unlink_leftover(name: &str) -> Result<(), FileError> {
+    match stat(name)? {
+        Some(found) if is_ours(&found) => check_plain(name, &found).and_then(|()| unlink(name)),
+        _ => Ok(()),
     }
 }
 
@@ -404,19 +427,4 @@ pub(crate) fn map_path(path: &Path) -> Result<ReadWords, FileError> {
     }
     let bytes = facts.len() as usize;
     Ok(ReadWords::new(ReadMapping::open(&file, &name, bytes, bytes)?))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_that_could_leave_the_directory_or_confuse_a_listing_are_refused() {
-        for bad in ["", ".", "..", "a/b", "a.b", "-a", "_a", "a b", "\u{e9}", &"x".repeat(49), "a\0"] {
-            assert_eq!(InstanceName::new(bad), Err(InstanceNameError { found: bad.to_owned() }));
-        }
-        for good in ["a", "0", "default", "A-b_9", &"x".repeat(48)] {
-            assert_eq!(InstanceName::new(good).unwrap().as_str(), good);
-        }
-    }
 }

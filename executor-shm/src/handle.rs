@@ -13,7 +13,8 @@ use executor_core::meter::WorkerWord;
 use nix::sys::eventfd::EventFd;
 
 use crate::files::InstanceName;
-use crate::futex;
+use crate::futex::{self, Who};
+use crate::group::Group;
 use crate::housekeeping::{Ending, Orders, RecoveryReport};
 use crate::layout::{Geometry, status};
 use crate::lock::fork_generation;
@@ -84,6 +85,7 @@ pub struct SidecarHandle {
     pub(crate) bytes: u64,
     pub(crate) idle: IdleStrategy,
     pub(crate) timed: bool,
+    pub(crate) group: Option<Group>,
     pub(crate) clock: ClockSource,
     pub(crate) recovery: RecoveryReport,
     pub(crate) status: SharedWords,
@@ -149,6 +151,11 @@ impl SidecarHandle {
         self.timed
     }
 
+    /// The group whose members may attach besides the owner.
+    pub fn group(&self) -> Option<Group> {
+        self.group
+    }
+
     /// The clock of all stamps.
     pub fn clock_source(&self) -> ClockSource {
         self.clock
@@ -188,7 +195,7 @@ impl SidecarHandle {
             return;
         }
         self.orders.stop.store(true, Relaxed);
-        futex::wake(self.status.atomic(status::NAP));
+        futex::wake(self.status.atomic(status::NAP), Who::Keeper, i32::MAX);
     }
 
     /// Waits for the end that [`stop`](Self::stop) ordered.

@@ -34,7 +34,7 @@ use executor_core::worker::Control;
 
 use crate::draft::LaneFiles;
 use crate::fault::Running;
-use crate::futex;
+use crate::futex::{self, Who};
 use crate::handle::WorkerProgress;
 use crate::lane::{LaneShape, Rerun, WorkerHalf};
 use crate::layout::{journal::k, lane as sq_words, status};
@@ -47,11 +47,14 @@ use crate::status::Placement;
 use crate::words::{Words, WordsMut};
 
 mod audit;
+mod pace;
 mod reset;
 mod start;
 mod stop;
 
 pub use audit::damaged_at;
+pub(crate) use pace::Limits;
+use pace::{Pace, run_time};
 pub use reset::{clear_lines, count_off_ids, skip_ids};
 pub use start::RecoveryReport;
 
@@ -100,8 +103,17 @@ pub(crate) struct Housekeeping {
     pub(crate) problem: Arc<std::sync::Mutex<Option<String>>>,
     lanes: Vec<Keep>,
     names_seen: Instant,
+    names_lost: bool,
     reset_again: Option<Instant>,
+    looks: Pace,
+    renewals: Pace,
+    /// Whether it could not do all it was asked for the last time.
+    is_held_back: bool,
 }
+
+/// What is told while it is held back.
+const HELD_BACK: &str =
+    "producers attach or wake housekeeping faster than it may serve them: it may take a third of a core";
 
 /// How the life of the lanes ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,13 +146,14 @@ impl Housekeeping {
 
     /// Runs until a stop is ordered; returns once the files are settled.
     pub(crate) fn run(mut self, workers: Vec<std::thread::JoinHandle<bool>>) -> (Ending, Self) {
+        let (mut was_woken, mut begun) = (false, run_time());
         loop {
             let nap = self.master.status.load(status::NAP);
             if self.orders.stop.load(Relaxed) {
                 let ending = self.stop(workers);
                 return (ending, self);
             }
-            if self.names_seen.elapsed() >= NAMES_INTERVAL {
+            if self.names_lost || self.names_seen.elapsed() >= NAMES_INTERVAL {
                 self.names_seen = Instant::now();
                 if !self.master.is_intact() {
                     self.tell("the files' names were taken away; stopping without touching what is there now");
@@ -154,8 +167,33 @@ impl Housekeeping {
                 continue;
             }
             self.tick();
-            futex::nap(self.master.status.atomic(status::NAP), nap, NAP);
+            let (renewal, cost) = self.renew();
+            if was_woken {
+                self.looks.spend(run_time().saturating_sub(begun).saturating_sub(cost)); // the way here included
+            }
+            begun = run_time();
+            let is_tired = self.looks.wait(Instant::now()).is_some();
+            self.hold_back(is_tired || renewal.is_some_and(|wait| !wait.is_zero()));
+            let time = renewal.unwrap_or(NAP).min(NAP);
+            was_woken = if is_tired {
+                std::thread::sleep(time); // whoever wakes is not heard, a stop included
+                false
+            } else {
+                futex::nap(self.master.status.atomic(status::NAP), nap, time, Who::Keeper)
+            };
         }
+    }
+
+    /// Tells whether somebody wants more than housekeeping may do.
+    fn hold_back(&mut self, is_held_back: bool) {
+        if is_held_back {
+            let count = self.master.status.load(status::HELD_BACK);
+            self.master.status.store(status::HELD_BACK, count.wrapping_add(1));
+            if !self.is_held_back {
+                self.tell(HELD_BACK);
+            }
+        }
+        self.is_held_back = is_held_back;
     }
 
     fn tell(&self, text: &str) {
@@ -164,7 +202,7 @@ impl Housekeeping {
         }
     }
 
-    /// One look at every lane.
+    /// One look at every lane. Lanes that are to be made anew are left for [`renew`](Self::renew).
     fn tick(&mut self) {
         self.take_back(false);
         for lane in 0..self.lanes.len() {
@@ -177,7 +215,6 @@ impl Housekeeping {
                 // An attacher died between its wish and its first task: the files are no longer pristine.
                 Some(LaneState::Free) if self.lanes[lane].is_given_up() => {
                     self.set(lane, LaneState::Resetting, 0);
-                    self.try_reset(lane);
                 }
                 Some(LaneState::Active) => {
                     if !self.lanes[lane].served {
@@ -204,12 +241,8 @@ impl Housekeeping {
                         self.send_drain(lane);
                     }
                 }
-                Some(LaneState::Resetting) => self.try_reset(lane),
                 _ => {}
             }
-        }
-        if let Err(error) = self.keep_spare() {
-            self.put_off(&error);
         }
     }
 
@@ -408,7 +441,7 @@ mod tests {
         let geometry =
             Geometry { capacity: 4, request_bytes: 64, response_bytes: 64, lanes: 1, handlers: 8, workers: 1 };
         let mut keep = Keep::absent(LaneWord::new(LaneState::Free, 0, 7));
-        keep.hold(draft::create_lane(&instance, &geometry, 1, 0, 7).unwrap());
+        keep.hold(draft::create_lane(&instance, &geometry, 1, None, 0, 7).unwrap());
         assert!(!keep.is_taken() && !keep.is_given_up(), "nobody has come");
 
         let name = instance.sq(0, 7);

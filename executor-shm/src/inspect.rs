@@ -3,6 +3,7 @@
 //! A view is a copy made while its writers may be at work: every number is whole, and numbers beside each other may be
 //! from slightly different moments. Where two of them would contradict each other the later one is clamped.
 
+mod list;
 mod records;
 
 use std::path::{Path, PathBuf};
@@ -13,13 +14,17 @@ use executor_core::meter::{COUNTS, WorkerWord};
 use executor_core::record::{COMMIT, CompletionRecord, DescriptorRecord, WORDS};
 use nix::fcntl::OFlag;
 
+use crate::boot::Boot;
 use crate::files::{self, DIRECTORY, FileError, Header, InstanceName};
+use crate::group::Group;
 use crate::layout::{ABI_VERSION, Geometry, GeometryError, Kind, LINE, header, journal::k, lane as sq_words, status};
 use crate::mapped::ReadWords;
 use crate::state::{InstanceState, LaneState};
 use crate::status::{self as table, HandlerRow, Placement};
 use crate::words::Words;
 
+pub(crate) use list::cpus_in_use_beside;
+pub use list::{Listed, cpus_in_use, list, list_copies};
 pub use records::{LaneRecords, Phase, TaskRow, TaskView};
 
 /// Why an instance cannot be looked at.
@@ -160,6 +165,12 @@ pub struct Inspection {
     pub clock: Option<Clock>,
     /// Whether tasks are stamped.
     pub timed: bool,
+    /// The group whose members may attach; `None` for none, or for a damaged word.
+    pub group: Option<Group>,
+    /// Whether its files are known to be from another boot of the machine: their times mean nothing in this one.
+    pub other_boot: bool,
+    /// How often housekeeping waited because what was wanted of it took more than its share of a core.
+    pub held_back: u64,
     /// Tasks ended, by status byte.
     pub stats: crate::handle::SidecarStats,
     /// Workers of the last start.
@@ -243,9 +254,17 @@ impl Inspector {
         Ok(this)
     }
 
+    /// Maps a file, of a copy even through links: somebody put them there on purpose.
+    fn map(&self, name: &str) -> Result<ReadWords, FileError> {
+        match self.life {
+            Some(_) => files::map_for_reading(&files::open(name, OFlag::O_RDONLY)?, name),
+            None => files::map_path(&self.directory.join(name)),
+        }
+    }
+
     /// Maps a file of the instance and checks that it is what its name says.
     fn file(&self, name: &str, kind: Kind, nonce: u64, bytes: usize) -> Result<ReadWords, FileError> {
-        let words = files::map_path(&self.directory.join(name))?;
+        let words = self.map(name)?;
         let name = files::name_in(&self.directory, name);
         files::prove(&words, &name, kind, nonce)?;
         if words.len() * 8 < bytes {
@@ -296,6 +315,9 @@ impl Inspector {
             geometry: self.geometry,
             clock: table::load_clock(words).ok(),
             timed: table::is_timed(words),
+            group: Group::from_word(words.load(status::GROUP)).ok().flatten(),
+            other_boot: Boot::load(words, status::BOOT).is_other(Boot::now()),
+            held_back: words.load(status::HELD_BACK),
             stats: crate::handle::read_stats(words, &self.geometry),
             workers: self.workers(),
             handlers: self.handlers(),
@@ -422,48 +444,13 @@ impl Inspector {
 
     /// The completion of `position` in lane `lane` with this nonce, if its slot still holds it.
     pub fn completion(&self, lane: u32, nonce: u64, position: u64) -> Option<CompletionRecord> {
-        let cq = files::map_path(&self.directory.join(self.instance.cq(lane, nonce))).ok()?;
+        let cq = self.map(&self.instance.cq(lane, nonce)).ok()?;
         let slot = sq_words::SLOTS + (position & self.geometry.mask()) as usize * WORDS;
         if cq.len() * 8 < self.geometry.cq_bytes() || cq.load_commit(slot + COMMIT) != position.wrapping_add(1) {
             return None;
         }
         Some(CompletionRecord { words: cq.load_record(slot) })
     }
-}
-
-/// What a list of instances shows.
-#[derive(Debug)]
-pub struct Listed {
-    /// The instance.
-    pub instance: InstanceName,
-    /// How it stands, or why it cannot be looked at.
-    pub view: Result<Box<Inspection>, InspectError>,
-}
-
-/// All instances in `/dev/shm`.
-///
-/// # Errors
-///
-/// The folder cannot be read.
-pub fn list() -> std::io::Result<Vec<Listed>> {
-    Ok(listed(files::instances()?, Inspector::open))
-}
-
-/// All instances of which there are copies in another folder.
-///
-/// # Errors
-///
-/// The folder cannot be read.
-pub fn list_copies(directory: &Path) -> std::io::Result<Vec<Listed>> {
-    Ok(listed(files::instances_in(directory)?, |instance| Inspector::open_copy(instance, directory)))
-}
-
-fn listed(names: Vec<InstanceName>, open: impl Fn(&InstanceName) -> Result<Inspector, InspectError>) -> Vec<Listed> {
-    let look = |instance| {
-        let view = open(&instance).map(|inspector| Box::new(inspector.look()));
-        Listed { instance, view }
-    };
-    names.into_iter().map(look).collect()
 }
 
 /// An error with its causes, without the number of a system error.
@@ -479,17 +466,4 @@ fn one_line(error: &FileError) -> String {
         next = cause.source();
     }
     line
-}
-
-/// CPUs that workers of living instances are pinned to, as far as this user may see.
-pub fn cpus_in_use() -> Vec<u32> {
-    cpus_in_use_beside(None)
-}
-
-/// The same without those of one instance.
-pub(crate) fn cpus_in_use_beside(except: Option<&InstanceName>) -> Vec<u32> {
-    let names = files::instances().unwrap_or_default();
-    let others = names.iter().filter(|name| Some(*name) != except);
-    let living = others.filter_map(|name| Inspector::open(name).ok()).filter(|i| i.is_alive() == Some(true));
-    living.flat_map(|inspector| inspector.cpus()).collect()
 }

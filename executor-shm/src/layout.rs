@@ -1,8 +1,8 @@
 //! Where everything lies in the four files of an instance, in words of 8 bytes, and the version of that.
 //!
 //! ```text
-//! executor.<instance>.status     | header | geometry | sidecar | clock | workers | lanes | registry | … page | meter |
-//! executor.<instance>.journal    | header | geometry | registry generation | … page | 3 lines a lane |
+//! executor.<instance>.status     | header | geometry | sidecar | clock | counts | workers | lanes | registry | … page | meter |
+//! executor.<instance>.journal    | header | geometry | generation, group, boot | … page | 3 lines a lane |
 //! executor.<instance>.lane-….sq  | header | limits | producer | … page | slots, 64 B each | request buffers |
 //! executor.<instance>.lane-….cq  | header | limits | … page | slots, 64 B each | response buffers |
 //!
@@ -71,6 +71,10 @@ pub mod geometry {
 pub mod journal {
     /// The registry generation of the last complete start.
     pub const GENERATION: usize = 2 * super::LINE;
+    /// The number of the group that may attach + 1; 0 none.
+    pub const GROUP: usize = 2 * super::LINE + 1;
+    /// Two words: the boot in which the file was made, the kernel's random number for it, the low half first; 0 unknown.
+    pub const BOOT: usize = 2 * super::LINE + 2;
     /// Where the lanes begin.
     pub const LANES: usize = super::PAGE;
     /// Words of a lane: the lines J, K and crash.
@@ -127,7 +131,8 @@ pub mod status {
     pub const PID: usize = 2 * LINE + 4;
     /// When this start began, CLOCK_REALTIME nanoseconds.
     pub const STARTED_AT: usize = 2 * LINE + 5;
-    /// Housekeeping naps on the low half of this word; whoever attaches or detaches wakes it.
+    /// Housekeeping naps on the low half of this word, bit 1 of a futex; whoever attaches or detaches wakes it. Producers
+    /// that wait for a lane nap there too, as bit 2.
     pub const NAP: usize = 2 * LINE + 6;
     /// Bytes of the instance in `/dev/shm`.
     pub const FOOTPRINT: usize = 2 * LINE + 7;
@@ -142,9 +147,16 @@ pub mod status {
     pub const CLOCK_REALTIME: usize = 3 * LINE + 3;
     /// Ticks a second.
     pub const CLOCK_RATE: usize = 3 * LINE + 4;
+    /// As [`journal::GROUP`](super::journal::GROUP).
+    pub const GROUP: usize = 3 * LINE + 5;
+    /// Two words, as [`journal::BOOT`](super::journal::BOOT).
+    pub const BOOT: usize = 3 * LINE + 6;
+
+    /// How often housekeeping waited although somebody wanted something of it, because that took more than its share.
+    pub const HELD_BACK: usize = 4 * LINE;
 
     /// Where the worker table begins: one line a worker.
-    pub const WORKERS: usize = 4 * LINE;
+    pub const WORKERS: usize = 5 * LINE;
     /// A worker's CPU + 1; 0 not pinned.
     pub const WORKER_CPU: usize = 0;
     /// Its idle strategy.
@@ -389,6 +401,11 @@ pub const LAYOUT_HASH: u64 = {
         journal::k::PLACEMENT,
         journal::crash::POSITION,
         journal::crash::CHARGED[2],
+        journal::GROUP,
+        journal::BOOT,
+        status::GROUP,
+        status::BOOT,
+        status::HELD_BACK,
         status::CLOCK_SEQUENCE,
         status::NAP,
         status::WORKERS,
@@ -438,7 +455,9 @@ const _: () = assert!(LINE * 8 == 64 && PAGE.is_multiple_of(LINE));
 // The producer's line of `sq` holds nothing the slots share a line with.
 const _: () = assert!(lane::WISH < lane::SLOTS);
 const _: () = assert!(lane::SLOTS.is_multiple_of(LINE));
-const _: () = assert!(status::WORKERS >= status::CLOCK_RATE);
+const _: () = assert!(status::BOOT + 1 < status::HELD_BACK);
+const _: () = assert!(status::HELD_BACK < status::WORKERS);
+const _: () = assert!(journal::LANES > journal::BOOT + 1);
 
 #[cfg(test)]
 mod tests {

@@ -6,12 +6,14 @@
 #![deny(unsafe_code)]
 
 pub mod attach;
+mod boot;
 pub mod clean;
 mod crew;
 mod draft;
 pub mod fault;
 pub mod files;
 mod futex;
+pub mod group;
 pub mod handle;
 pub mod housekeeping;
 pub mod inspect;
@@ -22,7 +24,9 @@ pub mod lock;
 pub mod mapped;
 mod mapping;
 mod master;
+mod name;
 pub mod recovery;
+mod round;
 pub mod sidecar;
 mod sigbus;
 pub mod signals;
@@ -34,10 +38,11 @@ mod warm;
 pub mod words;
 
 pub use executor_core as core;
-pub use files::{InstanceName, InstanceNameError};
+pub use group::{Group, GroupError};
 pub use handle::{Moment, SidecarHandle, SidecarStats, StopError, StopReport, WorkerProgress};
 pub use housekeeping::Ending;
 pub use master::MasterError;
+pub use name::{InstanceName, InstanceNameError};
 pub use sidecar::{Sidecar, SidecarBuilder, StartError};
 pub use signals::StopSignals;
 pub use standby::Standby;

@@ -94,6 +94,11 @@ impl LockFile {
         self.with(|file| nix::sys::stat::fchmod(file, mode))
     }
 
+    /// Gives the file to this group.
+    pub(crate) fn set_group(&self, gid: u32) -> Result<(), Errno> {
+        self.with(|file| nix::unistd::fchown(file, None, Some(nix::unistd::Gid::from_raw(gid))))
+    }
+
     /// The file's metadata.
     pub(crate) fn stat(&self) -> Result<nix::sys::stat::FileStat, Errno> {
         self.with(|file| nix::sys::stat::fstat(file))

@@ -6,15 +6,17 @@
 
 use std::collections::HashSet;
 
-use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
+use crate::boot::Boot;
 use crate::draft::Draft;
 use crate::files::{self, FileError, Header, InstanceName};
+use crate::group::Group;
 use crate::layout::{Geometry, GeometryError, Kind, geometry as geometry_words, header, journal, status};
-use crate::leftovers;
-use crate::lock::{LockFile, Rival};
+use crate::leftovers::{self, Cleared};
+use crate::lock::LockFile;
 use crate::mapped::{SharedWords, WriteWords};
+use crate::round::{Round, rival, take};
 use crate::state::{InstanceState, LaneState, LaneWord};
 use crate::status as table;
 use crate::wanted::{self, Wanted};
@@ -62,6 +64,28 @@ pub enum MasterError {
         /// What the files have.
         found: u64,
     },
+    /// The files let in another group, or none. Use theirs, or give the instance up first.
+    #[error(
+        "instance {instance} was made for {}, not for {}; start it so, or remove its files first",
+        group_text(*found), group_text(Some(*asked))
+    )]
+    OtherGroup {
+        /// The instance.
+        instance: InstanceName,
+        /// What was asked for.
+        asked: Group,
+        /// What the files have.
+        found: Option<Group>,
+    },
+    /// The files are from another boot of the machine, of which nothing can be known for certain. Give them up.
+    #[error(
+        "the files of instance {instance} are from another boot of the machine, and what they say of their tasks is not \
+         certain; give them up with: executord clean --discard {instance}"
+    )]
+    OtherBoot {
+        /// The instance.
+        instance: InstanceName,
+    },
     /// The machine's clock is no longer the one the files' stamps were made with.
     #[error("instance {instance} was stamped with clock {found}, this machine now has {asked}; remove its files first")]
     Clock {
@@ -75,6 +99,12 @@ pub enum MasterError {
     /// A file could not be made, opened or believed.
     #[error(transparent)]
     File(#[from] FileError),
+    /// Somebody removed the files while they were being taken. Nothing of what is there now was touched.
+    #[error("the files of instance {instance} were removed while it started; start it again")]
+    NamesLost {
+        /// The instance.
+        instance: InstanceName,
+    },
     /// Rivals kept moving the files.
     #[error("instance {instance} is being started and stopped by others all the time; try again")]
     Restless {
@@ -83,12 +113,18 @@ pub enum MasterError {
     },
 }
 
+fn group_text(group: Option<Group>) -> String {
+    group.map_or_else(|| "its owner alone".to_owned(), |group| format!("group {group}"))
+}
+
 /// The files of an instance in the hands of their only writer. Dropping it frees both locks.
 #[derive(Debug)]
 pub(crate) struct Master {
     pub(crate) instance: InstanceName,
     pub(crate) nonce: u64,
     pub(crate) geometry: Geometry,
+    /// Whose members may attach.
+    pub(crate) group: Option<Group>,
     pub(crate) journal: SharedWords,
     pub(crate) status: SharedWords,
     pub(crate) timed: bool,
@@ -114,43 +150,6 @@ impl Drop for Master {
     }
 }
 
-/// A reason to begin again, or to give up.
-enum Round {
-    Again,
-    Fail(MasterError),
-}
-
-impl From<MasterError> for Round {
-    fn from(error: MasterError) -> Self {
-        Self::Fail(error)
-    }
-}
-
-impl From<FileError> for Round {
-    fn from(error: FileError) -> Self {
-        Self::Fail(error.into())
-    }
-}
-
-impl From<GeometryError> for Round {
-    fn from(error: GeometryError) -> Self {
-        Self::Fail(error.into())
-    }
-}
-
-/// `EEXIST` and `ENOENT` at a rename, or a name that vanished before it could be opened: a rival was there.
-fn rival(error: FileError) -> Round {
-    match &error {
-        FileError::Refused { source, .. }
-            if matches!(source.kind(), std::io::ErrorKind::AlreadyExists | std::io::ErrorKind::NotFound) =>
-        {
-            Round::Again
-        }
-        _ if error.is_missing() => Round::Again,
-        _ => Round::Fail(error.into()),
-    }
-}
-
 impl Master {
     /// Takes the files of an instance, or makes them. `clock` is what this machine stamps with; `None` for whoever
     /// serves no task.
@@ -169,6 +168,9 @@ impl Master {
         clock: Option<ClockSource>,
         warm: &mut Warm,
     ) -> Result<Self, MasterError> {
+        if let Some(group) = wanted.group {
+            group.probe().map_err(FileError::from)?; // before anything is made
+        }
         for _ in 0..ROUNDS {
             match Self::round(instance, wanted, clock, warm) {
                 Ok(master) => return Ok(master),
@@ -193,17 +195,20 @@ impl Master {
             Err(error) => return Err(error.into()),
         };
         let (head, geometry, state) = wanted::read_journal(instance, &journal)?;
+        let group = wanted::read_group(instance, &journal)?;
         match state {
             InstanceState::New => {
-                let in_use = leftovers::clear(instance);
-                if !matches!(in_use, Ok(None)) {
+                let cleared = leftovers::clear(instance, &journal_lock);
+                if !matches!(cleared, Ok(Cleared::All)) {
                     files::unlink_own(&name, &journal_lock)?;
                 }
-                if let Some(name) = in_use? {
-                    return Err(Round::Fail(MasterError::InUse { name }));
+                match cleared? {
+                    Cleared::All => {}
+                    Cleared::InUse(name) => return Err(Round::Fail(MasterError::InUse { name })),
+                    Cleared::NotOurs => return Err(Round::Again),
                 }
                 // The sizes of a journal left by a creator that died are as free as those of none.
-                if wanted.check(instance, &geometry, None).is_err() {
+                if wanted.check(instance, &geometry, None).is_err() || wanted.group != group {
                     files::unlink_own(&name, &journal_lock)?;
                     return Err(Round::Again);
                 }
@@ -217,7 +222,7 @@ impl Master {
         let fresh = state == InstanceState::New;
         let timed = if fresh { wanted.timing.unwrap_or(true) } else { table::is_timed(&journal) };
         let (status, status_lock) =
-            Self::take_status(instance, &geometry, head.nonce, life, warm).or_else(|error| {
+            Self::take_status(instance, &geometry, (head.nonce, group), life, warm).or_else(|error| {
                 if fresh && matches!(error, Round::Fail(_)) {
                     files::unlink_own(&name, &journal_lock)?; // the journal of no instance goes with the start that failed
                 }
@@ -237,6 +242,7 @@ impl Master {
             instance: instance.clone(),
             nonce: head.nonce,
             geometry,
+            group,
             journal,
             status,
             timed,
@@ -252,14 +258,18 @@ impl Master {
         warm: &mut Warm,
     ) -> Result<(WriteWords, LockFile), Round> {
         let name = instance.journal();
-        own(&name, &lock)?;
+        files::check_own(&name, &lock)?;
         take(&lock, &name, || MasterError::AlreadyRunning { instance: instance.clone() })?;
         if !files::is_still(&name, &lock)? {
             return Err(Round::Again);
         }
         let words = match warm.take_journal(&lock) {
             Some(words) => words,
-            None => files::map_held_for_writing(&lock, &name, Kind::Journal).map_err(rival)?.0,
+            None => match files::map_held_for_writing(&lock, &name, Kind::Journal) {
+                Ok((words, _)) => words,
+                Err(_) if !files::is_still(&name, &lock)? => return Err(Round::Again), // it changed hands once more
+                Err(error) => return Err(rival(error)),
+            },
         };
         Ok((words, lock))
     }
@@ -267,11 +277,14 @@ impl Master {
     fn create_journal(instance: &InstanceName, wanted: &Wanted) -> Result<(WriteWords, LockFile), Round> {
         let geometry = wanted.geometry();
         geometry.check()?;
-        let draft = Draft::create(instance, geometry.journal_bytes(), geometry.journal_bytes()).map_err(rival)?;
+        let bytes = geometry.journal_bytes();
+        let draft = Draft::create(instance, bytes, bytes, Kind::Journal, wanted.group).map_err(rival)?;
         let state = InstanceState::New as u64;
-        let (nonce, bytes) = (files::random(), geometry.journal_bytes());
+        let nonce = files::random();
         Header { kind: Kind::Journal, nonce, state, lanes: geometry.lanes, lane: 0, bytes }.store(&draft.words);
         geometry.store(&draft.words);
+        draft.words.store(journal::GROUP, Group::word(wanted.group));
+        Boot::now().store(&draft.words, journal::BOOT);
         // Locked before anybody can find it.
         take(&draft.lock, "the new journal", || MasterError::AlreadyRunning { instance: instance.clone() })?;
         draft.publish(&instance.journal()).map_err(rival)
@@ -282,14 +295,14 @@ impl Master {
     fn take_status(
         instance: &InstanceName,
         geometry: &Geometry,
-        nonce: u64,
+        (nonce, group): (u64, Option<Group>),
         granted: Option<LockFile>,
         warm: &mut Warm,
     ) -> Result<(WriteWords, LockFile), Round> {
         let name = instance.status();
         match granted.map_or_else(|| files::open(&name, OFlag::O_RDWR), Ok) {
             Ok(lock) => {
-                own(&name, &lock)?;
+                files::check_own(&name, &lock)?;
                 take(&lock, &name, || MasterError::AlreadyRunning { instance: instance.clone() })?;
                 let warm = warm.take_status(&lock);
                 let found = match &warm {
@@ -312,16 +325,22 @@ impl Master {
                 let bytes = geometry.status_bytes();
                 let words = match warm {
                     Some(words) => words,
-                    None => files::map_for_writing(&name, bytes, Kind::Status, nonce).map_err(rival)?,
+                    None => match files::map_for_writing(&name, bytes, Kind::Status, nonce) {
+                        Ok(words) => words,
+                        Err(_) if !files::is_still(&name, &lock)? => return Err(Round::Again),
+                        Err(error) => return Err(rival(error)),
+                    },
                 };
                 Ok((words, lock))
             }
             Err(error) if error.is_missing() => {
                 let bytes = geometry.status_bytes();
-                let draft = Draft::create(instance, bytes, bytes).map_err(rival)?;
+                let draft = Draft::create(instance, bytes, bytes, Kind::Status, group).map_err(rival)?;
                 let state = InstanceState::New as u64;
                 Header { kind: Kind::Status, nonce, state, lanes: geometry.lanes, lane: 0, bytes }.store(&draft.words);
                 geometry.store(&draft.words);
+                draft.words.store(status::GROUP, Group::word(group));
+                Boot::now().store(&draft.words, status::BOOT);
                 take(&draft.lock, &name, || MasterError::AlreadyRunning { instance: instance.clone() })?;
                 draft.publish(&name).map_err(rival)
             }
@@ -354,8 +373,9 @@ impl Master {
             .unwrap_or_else(|_| executor_core::Clock::new(source, Calibration::measure(source)))
     }
 
-    /// Removes every file of the instance that the journal does not name, temporary ones included.
-    pub(crate) fn sweep(&self) -> Result<(), FileError> {
+    /// Removes every file of the instance that the journal does not name, temporary ones included. Names that others made
+    /// since ours were taken away are not among them: those are listed first, and then ours must still be there.
+    pub(crate) fn sweep(&self) -> Result<(), MasterError> {
         let io = |source| FileError::Refused { verb: "list", name: String::new(), source };
         let mut keep = HashSet::from([self.instance.journal(), self.instance.status()]);
         for lane in 0..self.geometry.lanes {
@@ -363,9 +383,13 @@ impl Master {
             keep.insert(self.instance.sq(lane, word.nonce()));
             keep.insert(self.instance.cq(lane, word.nonce()));
         }
-        for name in files::list(&self.instance).map_err(io)? {
+        let found = files::list(&self.instance).map_err(io)?;
+        if !self.is_intact() {
+            return Err(MasterError::NamesLost { instance: self.instance.clone() });
+        }
+        for name in found {
             if !keep.contains(&name) {
-                files::unlink(&name)?;
+                files::unlink_leftover(&name)?;
             }
         }
         Ok(())
@@ -429,32 +453,4 @@ fn is_status_of(status: &impl Words, name: &str, geometry: &Geometry, nonce: u64
 
 pub(crate) fn foreign(name: &str, what: &str) -> FileError {
     FileError::Foreign { name: name.to_owned(), what: what.to_owned() }
-}
-
-/// A file that belongs to another user is not ours to serve, whatever our privileges.
-fn own(name: &str, lock: &LockFile) -> Result<(), FileError> {
-    let stat = lock.stat().map_err(|errno| FileError::refused("look at", name, errno))?;
-    let me = nix::unistd::geteuid().as_raw();
-    if stat.st_uid == me {
-        Ok(())
-    } else {
-        Err(foreign(
-            name,
-            &format!("it belongs to uid {}, this process runs as uid {me}; run it as that user", stat.st_uid),
-        ))
-    }
-}
-
-fn take(lock: &LockFile, name: &str, held: impl FnOnce() -> MasterError) -> Result<(), Round> {
-    match lock.try_lock() {
-        Ok(()) => Ok(()),
-        Err(Errno::EAGAIN | Errno::EACCES) => {
-            Err(match lock.rival().map_err(|errno| FileError::refused("probe", name, errno))? {
-                Some(Rival::Writer) => Round::Fail(held()),
-                Some(Rival::Reader) => Round::Fail(MasterError::ReadLocked { name: name.to_owned() }),
-                None => Round::Again, // it let go meanwhile
-            })
-        }
-        Err(errno) => Err(FileError::refused("lock", name, errno).into()),
-    }
 }

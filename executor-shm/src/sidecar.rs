@@ -14,8 +14,9 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use crate::crew::{Crew, Engagement};
 use crate::fault::{self, Running, Witness};
 use crate::files::{FileError, InstanceName, realtime_ns};
+use crate::group::Group;
 use crate::handle::SidecarHandle;
-use crate::housekeeping::{Housekeeping, Orders};
+use crate::housekeeping::{Housekeeping, Limits, Orders};
 use crate::layout::{LINE, journal, status};
 use crate::master::{Master, MasterError};
 use crate::signals;
@@ -52,6 +53,8 @@ pub struct SidecarBuilder {
     idle: Option<IdleStrategy>,
     quantum: u32,
     drain_time: Duration,
+    /// Others than the default are for tests alone.
+    pub(crate) limits: Limits,
 }
 
 impl Default for SidecarBuilder {
@@ -65,6 +68,7 @@ impl Default for SidecarBuilder {
             idle: None,
             quantum: QUANTUM,
             drain_time: DRAIN_TIME,
+            limits: Limits::default(),
         }
     }
 }
@@ -153,6 +157,14 @@ impl SidecarBuilder {
         self
     }
 
+    /// Lets in producers of other users that are members of this group. Unset, new files are their owner's alone. It is
+    /// fixed with the files, and a later start need not say it again.
+    #[must_use]
+    pub fn group(mut self, group: Group) -> Self {
+        self.wanted.group = Some(group);
+        self
+    }
+
     /// One worker pinned to each of these CPUs; empty for one worker on the default CPU.
     #[must_use]
     pub fn cpus(mut self, cpus: &[u32]) -> Self {
@@ -238,6 +250,7 @@ impl SidecarBuilder {
             idle: self.idle.unwrap_or_else(|| IdleStrategy::default_on(allowed.len())),
             quantum: self.quantum,
             drain_time: self.drain_time,
+            limits: self.limits,
             source: ClockSource::detect(),
         })
     }
@@ -254,6 +267,7 @@ pub(crate) struct Plan {
     idle: IdleStrategy,
     quantum: u32,
     drain_time: Duration,
+    limits: Limits,
     pub(crate) source: ClockSource,
 }
 
@@ -290,7 +304,7 @@ impl Plan {
             (&old_rows, &rows, generation),
             &self.registry,
             Arc::clone(&orders),
-            self.drain_time,
+            (self.drain_time, self.limits),
             &mut warm,
         )?;
         crew.muster()?;
@@ -299,6 +313,9 @@ impl Plan {
         housekeeping.master.journal.store(journal::GENERATION, u64::from(generation));
         housekeeping.master.sweep()?;
         housekeeping.make_first_lanes()?;
+        if !housekeeping.master.is_intact() {
+            return Err(MasterError::NamesLost { instance: self.instance }.into());
+        }
 
         let ended =
             Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC).map_err(|errno| StartError::Thread(errno.into()))?);
@@ -340,7 +357,7 @@ impl Plan {
         housekeeping.hand_over_recovered();
         housekeeping.master.set_state(InstanceState::Running);
         let bytes = status.load(status::FOOTPRINT);
-        let timed = housekeeping.master.timed;
+        let (timed, group) = (housekeeping.master.timed, housekeeping.master.group);
         if go.send((housekeeping, threads)).is_err() {
             return Err(StartError::Thread(std::io::Error::other("the housekeeping thread ended before it began")));
         }
@@ -353,6 +370,7 @@ impl Plan {
             bytes,
             idle: self.idle,
             timed,
+            group,
             clock: self.source,
             recovery,
             status,

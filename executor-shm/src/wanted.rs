@@ -1,9 +1,11 @@
-//! What a start was asked for, and whether the files that are there fit it.
+//! What a start was asked for, and whether the files that are there fit it and this machine.
 
 use executor_core::clock::ClockSource;
 
-use crate::files::{Header, InstanceName};
-use crate::layout::{Geometry, Kind, geometry};
+use crate::boot::Boot;
+use crate::files::{FileError, Header, InstanceName};
+use crate::group::Group;
+use crate::layout::{Geometry, Kind, geometry, journal};
 use crate::master::{MasterError, foreign};
 use crate::state::InstanceState;
 use crate::status as table;
@@ -17,6 +19,7 @@ pub(crate) struct Wanted {
     pub(crate) request_bytes: Option<u32>,
     pub(crate) response_bytes: Option<u32>,
     pub(crate) timing: Option<bool>,
+    pub(crate) group: Option<Group>,
     pub(crate) handlers: u32,
     pub(crate) workers: u32,
 }
@@ -71,29 +74,50 @@ impl Wanted {
         Ok(())
     }
 
-    /// Compares with the files of an instance that has settled.
+    /// Compares with the files of an instance that has settled; `clock` is what this machine stamps with, `None` for
+    /// whoever serves no task.
     ///
     /// # Errors
     ///
-    /// [`MasterError::Differs`] or [`MasterError::Clock`].
+    /// [`MasterError::Differs`], [`MasterError::OtherGroup`]; for whoever serves [`MasterError::OtherBoot`],
+    /// [`MasterError::Clock`], or the kernel gives no files to the group.
     pub(crate) fn check_settled(
         &self,
         instance: &InstanceName,
         clock: Option<ClockSource>,
-        journal: &impl Words,
+        words: &impl Words,
         geometry: &Geometry,
     ) -> Result<(), MasterError> {
-        self.check(instance, geometry, Some(table::is_timed(journal)))?;
-        let found = ClockSource::from_code(journal.load(geometry::CLOCK));
-        match clock {
-            Some(clock) if found != Some(clock) => Err(MasterError::Clock {
-                instance: instance.clone(),
-                asked: clock.name(),
-                found: found.map_or("unknown", ClockSource::name),
-            }),
-            _ => Ok(()),
+        self.check(instance, geometry, Some(table::is_timed(words)))?;
+        let group = read_group(instance, words)?;
+        if let Some(asked) = self.group
+            && Some(asked) != group
+        {
+            return Err(MasterError::OtherGroup { instance: instance.clone(), asked, found: group });
+        }
+        let Some(clock) = clock else { return Ok(()) };
+        if Boot::load(words, journal::BOOT).is_other(Boot::now()) {
+            return Err(MasterError::OtherBoot { instance: instance.clone() });
+        }
+        let found = ClockSource::from_code(words.load(geometry::CLOCK));
+        if found != Some(clock) {
+            let found = found.map_or("unknown", ClockSource::name);
+            return Err(MasterError::Clock { instance: instance.clone(), asked: clock.name(), found });
+        }
+        match group {
+            Some(group) => Ok(group.probe().map_err(FileError::from)?), // lanes are to be made for it
+            None => Ok(()),
         }
     }
+}
+
+/// Whose members a journal lets in.
+///
+/// # Errors
+///
+/// The word stands for no group.
+pub(crate) fn read_group(instance: &InstanceName, words: &impl Words) -> Result<Option<Group>, MasterError> {
+    Group::from_word(words.load(journal::GROUP)).map_err(|()| foreign(&instance.journal(), "its group is none").into())
 }
 
 /// What a journal says of itself.

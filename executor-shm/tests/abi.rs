@@ -25,12 +25,12 @@ use executor_shm::layout::{self, Geometry, Kind, geometry, header, journal, lane
 use executor_shm::state::{InstanceState, LaneState, LaneWord};
 use executor_shm::status::Placement;
 use executor_shm::words::{HeapWords, Words, WordsMut};
-use executor_shm::{InstanceName, Sidecar};
+use executor_shm::{Group, InstanceName, Sidecar};
 
 /// The version that all numbers of this file belong to.
 const ABI: u32 = 1;
 /// FNV-1a 64 over the offsets and sizes that `layout.rs` lists, one word each.
-const LAYOUT_HASH: u64 = 0x0a2c_e8ad_3d31_3b17;
+const LAYOUT_HASH: u64 = 0x2733_2cc4_c560_35f9;
 /// FNV-1a 64 over `echo`, a zero byte and five zeros of 32 bits.
 const ECHO: u64 = 0xbd25_b140_e585_3cac;
 /// The same over `sized-and-again`, a zero byte, 7 and four zeros.
@@ -70,6 +70,8 @@ fn every_offset_is_where_this_version_has_it() {
         ("geometry::CLOCK", geometry::CLOCK, 14),
         ("geometry::FLAGS", geometry::FLAGS, 15),
         ("journal::GENERATION", journal::GENERATION, 16),
+        ("journal::GROUP", journal::GROUP, 17),
+        ("journal::BOOT", journal::BOOT, 18),
         ("journal::LANES", journal::LANES, 512),
         ("journal::LANE_WORDS", journal::LANE_WORDS, 24),
         ("journal::k::ATTEMPTS", journal::k::ATTEMPTS, 8),
@@ -98,7 +100,10 @@ fn every_offset_is_where_this_version_has_it() {
         ("status::CLOCK_MONOTONIC", status::CLOCK_MONOTONIC, 26),
         ("status::CLOCK_REALTIME", status::CLOCK_REALTIME, 27),
         ("status::CLOCK_RATE", status::CLOCK_RATE, 28),
-        ("status::WORKERS", status::WORKERS, 32),
+        ("status::GROUP", status::GROUP, 29),
+        ("status::BOOT", status::BOOT, 30),
+        ("status::HELD_BACK", status::HELD_BACK, 32),
+        ("status::WORKERS", status::WORKERS, 40),
         ("status::WORKER_CPU", status::WORKER_CPU, 0),
         ("status::WORKER_IDLE", status::WORKER_IDLE, 1),
         ("status::LANE_WORDS", status::LANE_WORDS, 16),
@@ -147,18 +152,18 @@ fn every_size_follows_from_the_geometry_as_this_version_has_it() {
         ("journal_bytes", default.journal_bytes(), 8192),
         ("status_bytes", default.status_bytes(), 671_744),
         ("journal_lane(15)", default.journal_lane(15), 872),
-        ("lane_table", default.lane_table(), 48),
-        ("gate(15)", default.gate(15), 288),
-        ("row(0)", default.row(0), 304),
-        ("row(15)", default.row(15), 544),
+        ("lane_table", default.lane_table(), 56),
+        ("gate(15)", default.gate(15), 296),
+        ("row(0)", default.row(0), 312),
+        ("row(15)", default.row(15), 552),
         ("meter", default.meter(), 1024),
         ("buffers, odd", odd.buffers(), 576),
         ("sq_bytes, odd", odd.sq_bytes(), 5120),
         ("cq_bytes, odd", odd.cq_bytes(), 5632),
         ("journal_bytes, odd", odd.journal_bytes(), 8192),
         ("status_bytes, odd", odd.status_bytes(), 294_912),
-        ("gate(2), odd", odd.gate(2), 80),
-        ("row(0), odd", odd.row(0), 96),
+        ("gate(2), odd", odd.gate(2), 88),
+        ("row(0), odd", odd.row(0), 104),
         ("meter, odd", odd.meter(), 512),
     ]);
     let counts = MeterLayout { workers: 2, handlers: 8, lanes: 3 };
@@ -348,6 +353,8 @@ fn the_files_of_an_instance_are_named_and_filled_as_this_version_does_it() {
     registry
         .add(Handler::new(0x0abc, "sized-and-again", |_, _, _| Ok(())).request_bytes(8..=16).idempotent().schema(7));
     let builder = Sidecar::builder().instance(instance.clone()).registry(registry.build().unwrap());
+    let gid = u64::from(nix::unistd::getegid().as_raw());
+    let builder = builder.group(Group::from_gid(gid as u32).unwrap());
     let builder = builder.capacity(8).request_bytes(64).response_bytes(128).lanes(3).pinned(false);
     let sidecar = builder.idle(IdleStrategy::Yield).start().unwrap();
 
@@ -391,18 +398,25 @@ fn the_files_of_an_instance_are_named_and_filled_as_this_version_does_it() {
     status.are(23, &[None]);
     // calibration: sequence even, ticks, monotonic, realtime, rate
     status.are(24, &[Some(2), None, None, None, None]);
-    // the worker: not pinned, yields
-    status.are(32, &[Some(0), Some(2)]);
+    // the group that may attach: the process's own, + 1; the boot
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap().trim().replace('-', "");
+    let boot = u128::from_str_radix(&text, 16).unwrap();
+    let boot = [gid + 1, boot as u64, (boot >> 64) as u64].map(Some);
+    status.are(29, &boot);
+    journal.are(17, &boot);
+    // housekeeping was never held back; the worker: not pinned, yields
+    status.are(32, &[Some(0)]);
+    status.are(40, &[Some(0), Some(2)]);
     // lane 0: gate, facts (base, placement, attached at, resets, owner)
-    status.are(48, &[active, 0].map(Some));
-    status.are(56, &[Some(0), Some(2), None, Some(0), Some(pid)]);
+    status.are(56, &[active, 0].map(Some));
+    status.are(64, &[Some(0), Some(2), None, Some(0), Some(pid)]);
     // lane 1 and perhaps lane 2: free, never reset
-    assert_eq!(status.at(64) & 0xff, 2);
+    assert_eq!(status.at(72) & 0xff, 2);
     // registry rows: id and flags, fingerprint, since, sizes, name
-    status.are(96, &[1, ECHO, 1, 0xffff_ffff_0000_0000, 4].map(Some));
-    status.are(104, &[u64::from_le_bytes(*b"echo\0\0\0\0"), 0].map(Some));
-    status.are(112, &[0x0000_0001_0000_0abc, SIZED, 1, 0x0000_0010_0000_0008, 15].map(Some));
-    status.are(120, &[u64::from_le_bytes(*b"sized-an"), u64::from_le_bytes(*b"d-again\0"), 0].map(Some));
+    status.are(104, &[1, ECHO, 1, 0xffff_ffff_0000_0000, 4].map(Some));
+    status.are(112, &[u64::from_le_bytes(*b"echo\0\0\0\0"), 0].map(Some));
+    status.are(120, &[0x0000_0001_0000_0abc, SIZED, 1, 0x0000_0010_0000_0008, 15].map(Some));
+    status.are(128, &[u64::from_le_bytes(*b"sized-an"), u64::from_le_bytes(*b"d-again\0"), 0].map(Some));
 
     // journal of lane 0: J holds the second task, K says attempts, verdict, started at, lane word, base, generation
     journal.are(16, &[Some(1)]);

@@ -411,8 +411,8 @@ fn serve_damaged(damage: impl FnOnce(&Files)) {
 #[test]
 fn a_start_survives_each_word_of_its_own_files_at_its_extremes() {
     // Geometry, the sidecar's line and the clock, the first worker and the first lane; the journal's first lane.
-    let of_status = (8..33).chain(48..66).chain(96..106).map(|at| ("status", at));
-    let of_journal = (8..17).chain(512..536).map(|at| ("journal", at));
+    let of_status = (8..41).chain(56..74).chain(104..114).map(|at| ("status", at));
+    let of_journal = (8..20).chain(512..536).map(|at| ("journal", at));
     let mut failed = Vec::new();
     for (kind, at) in of_status.chain(of_journal) {
         for word in [0, 1, 1 << 55, u64::MAX] {

@@ -4,9 +4,11 @@ use std::time::{Duration, Instant};
 
 use executor_core::record::{COMMIT, WORDS};
 
+use super::pace::run_time;
 use super::{Housekeeping, Keep};
 use crate::draft;
 use crate::files::{self, FileError};
+use crate::futex::{self, Who};
 use crate::layout::{LINE, journal::k, status};
 use crate::state::{LaneState, LaneWord};
 use crate::status::Placement;
@@ -14,6 +16,8 @@ use crate::words::{Words, WordsMut};
 
 /// FREE lanes that are kept made.
 const SPARE: usize = 2;
+/// What lanes may cost in one go, before the others are looked at again.
+const TURN: Duration = Duration::from_millis(2);
 /// How long a reset that found no room waits before it tries again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -25,7 +29,51 @@ impl Housekeeping {
                 self.reset(lane)?;
             }
         }
-        self.keep_spare()
+        while self.wants_spare() {
+            self.make_spare()?;
+        }
+        self.footprint();
+        Ok(())
+    }
+
+    /// Makes lanes anew and spare ones, as far as their pace allows: how long until it allows more, or `None` if nothing
+    /// waits for that; and what was spent.
+    pub(super) fn renew(&mut self) -> (Option<Duration>, Duration) {
+        let mut spent = Duration::ZERO;
+        for lane in 0..self.lanes.len() {
+            if self.lanes[lane].word.state() == Some(LaneState::Resetting) {
+                if let Some(wait) = self.wait_for_pace(spent) {
+                    return (Some(wait), spent);
+                }
+                spent += self.paced(|this| this.try_reset(lane));
+            }
+        }
+        while self.wants_spare() {
+            if let Some(wait) = self.wait_for_pace(spent) {
+                return (Some(wait), spent);
+            }
+            spent += self.paced(|this| {
+                if let Err(error) = this.make_spare() {
+                    this.put_off(&error);
+                }
+            });
+        }
+        self.footprint();
+        (None, spent)
+    }
+
+    /// How long to wait before the next lane; a turn that is used up ends in a look at the others, not in a wait.
+    fn wait_for_pace(&mut self, spent: Duration) -> Option<Duration> {
+        self.renewals.wait(Instant::now()).or((spent >= TURN).then_some(Duration::ZERO))
+    }
+
+    /// Does a piece of work and has the pace pay for it; what it cost.
+    fn paced(&mut self, work: impl FnOnce(&mut Self)) -> Duration {
+        let begun = run_time();
+        work(self);
+        let cost = run_time().saturating_sub(begun);
+        self.renewals.spend(cost);
+        cost
     }
 
     pub(super) fn put_off(&mut self, error: &FileError) {
@@ -43,25 +91,23 @@ impl Housekeeping {
         }
     }
 
-    pub(super) fn keep_spare(&mut self) -> Result<(), FileError> {
-        if self.reset_again.is_some_and(|at| Instant::now() < at) {
-            return Ok(());
+    /// Whether there are too few FREE lanes and another can be made.
+    fn wants_spare(&self) -> bool {
+        if self.names_lost || self.reset_again.is_some_and(|at| Instant::now() < at) {
+            return false;
         }
         // An attacher that hangs between its lock and its wish holds a FREE lane that nobody else can have.
         let spare = |keep: &&Keep| keep.word.state() == Some(LaneState::Free) && !keep.is_owned();
-        while self.lanes.iter().filter(spare).count() < SPARE {
-            let Some(lane) = self.lanes.iter().position(|keep| keep.word.state() == Some(LaneState::Absent)) else {
-                break;
-            };
-            // Lanes are born RESETTING, so that a start killed here finds an ordinary unfinished reset.
-            self.set(lane, LaneState::Resetting, 0);
-            if let Err(error) = self.reset(lane) {
-                self.footprint();
-                return Err(error);
-            }
-        }
-        self.footprint();
-        Ok(())
+        self.lanes.iter().any(|keep| keep.word.state() == Some(LaneState::Absent))
+            && self.lanes.iter().filter(spare).take(SPARE).count() < SPARE
+    }
+
+    fn make_spare(&mut self) -> Result<(), FileError> {
+        let absent = |keep: &Keep| keep.word.state() == Some(LaneState::Absent);
+        let Some(lane) = self.lanes.iter().position(absent) else { return Ok(()) };
+        // Lanes are born RESETTING, so that a start killed here finds an ordinary unfinished reset.
+        self.set(lane, LaneState::Resetting, 0);
+        self.reset(lane)
     }
 
     fn footprint(&self) {
@@ -71,6 +117,10 @@ impl Housekeeping {
 
     /// RESETTING -> FREE, from the top. A lane whose lock is held by somebody is left for later.
     fn reset(&mut self, lane: usize) -> Result<(), FileError> {
+        if !self.master.is_intact() {
+            self.names_lost = true; // no files for an instance that is none any more
+            return Ok(());
+        }
         let number = lane as u32;
         let (instance, geometry) = (&self.master.instance, self.master.geometry);
         let old = self.lanes[lane].word.nonce();
@@ -104,7 +154,8 @@ impl Housekeeping {
         self.lanes[lane].word = word;
         self.lanes[lane].sq = None;
         self.lanes[lane].cq = None;
-        let files = draft::create_lane(instance, &geometry, self.master.nonce, number, word.nonce())?;
+        let files =
+            draft::create_lane(instance, &geometry, self.master.nonce, self.master.group, number, word.nonce())?;
         clear_lines(journal, at);
         let resets = journal.load(at + k::RESETS).wrapping_add(u64::from(old != 0));
         journal.store(at + k::RESETS, resets);
@@ -122,6 +173,7 @@ impl Housekeeping {
         keep.hold(files);
         self.set(lane, LaneState::Free, 0);
         drop(held);
+        futex::wake(self.master.status.atomic(status::NAP), Who::Producers, 1); // a lane, a producer
         Ok(())
     }
 }

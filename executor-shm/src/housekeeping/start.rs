@@ -9,7 +9,7 @@ use executor_core::record::{COMMIT, INLINE_PAYLOAD};
 use executor_core::registry::Registry;
 use executor_core::status::{Poison, Status};
 
-use super::{Housekeeping, Keep, Orders, skip_ids};
+use super::{Housekeeping, Keep, Limits, Orders, Pace, skip_ids};
 use crate::files::FileError;
 use crate::layout::{journal::k, status};
 use crate::master::Master;
@@ -45,7 +45,7 @@ impl Housekeeping {
         rows: (&[HandlerRow], &[HandlerRow], u32),
         registry: &Registry,
         orders: Arc<Orders>,
-        drain_time: Duration,
+        (drain_time, limits): (Duration, Limits),
         warm: &mut Warm,
     ) -> Result<(Self, RecoveryReport), FileError> {
         let (old_rows, new_rows, generation) = rows;
@@ -70,7 +70,8 @@ impl Housekeeping {
                 Some(state) => {
                     match warm.open_lane(&master.instance, &master.geometry, master.nonce, lane, keep.word.nonce()) {
                         // Files that are gone or damaged under a journal that names them cost their own lane only: they
-                        // are made anew once nobody holds their lock, and whoever was attached finds the lane lost.
+                        // are made anew once nobody holds their lock, and whoever was attached finds the lane lost. Names
+                        // that something else has stop the start: perhaps the files are only elsewhere.
                         Err(error) if error.is_missing() || error.is_damage() => {
                             // Ids past the journal's count were handed out as well.
                             skip_ids(&master.journal, at, u64::from(master.geometry.capacity));
@@ -127,7 +128,7 @@ impl Housekeeping {
             master.set_lane_word(lane, keep.word);
         }
         let problem = Arc::default();
-        let (names_seen, reset_again) = (Instant::now(), None);
+        let (names_seen, names_lost, reset_again) = (Instant::now(), false, None);
         let (controls, running) = (Vec::new(), Vec::new());
         let this = Self {
             master,
@@ -139,8 +140,12 @@ impl Housekeeping {
             problem,
             lanes,
             names_seen,
+            names_lost,
             reset_again,
             running,
+            looks: Pace::new(limits.looks, names_seen),
+            renewals: Pace::new(limits.renewals, names_seen),
+            is_held_back: false,
         };
         Ok((this, report))
     }

@@ -6,7 +6,7 @@ use executor_core::worker::Control;
 
 use super::{Ending, Housekeeping, Keep};
 use crate::files;
-use crate::futex;
+use crate::futex::{self, Who};
 use crate::layout::status;
 use crate::recovery;
 use crate::state::InstanceState;
@@ -31,7 +31,7 @@ impl Housekeeping {
                 self.controls.iter().for_each(Control::hurry);
             }
             let nap = self.master.status.load(status::NAP);
-            futex::nap(self.master.status.atomic(status::NAP), nap, Duration::from_millis(1));
+            futex::nap(self.master.status.atomic(status::NAP), nap, Duration::from_millis(1), Who::Keeper);
         }
         let mut sound = true;
         for worker in workers {
