@@ -61,13 +61,7 @@ impl TestInstance {
     ///
     /// `/dev/shm` cannot be read.
     pub fn files(&self) -> Vec<String> {
-        let prefix = format!("executor.{}.", self.name);
-        let entries = fs::read_dir("/dev/shm").unwrap();
-        let names = entries.map(|entry| entry.unwrap().file_name());
-        let mut names: Vec<String> = names.filter_map(|name| OsStr::to_str(&name).map(str::to_owned)).collect();
-        names.retain(|name| name.starts_with(&prefix));
-        names.sort();
-        names
+        files_of(&self.name)
     }
 
     /// Waits until nobody holds a lane.
@@ -92,6 +86,21 @@ impl TestInstance {
     pub fn path(&self, kind: &str) -> PathBuf {
         Path::new("/dev/shm").join(format!("executor.{}.{kind}", self.name))
     }
+}
+
+/// The names of an instance's files, sorted.
+///
+/// # Panics
+///
+/// `/dev/shm` cannot be read.
+pub fn files_of(instance: &InstanceName) -> Vec<String> {
+    let prefix = format!("executor.{instance}.");
+    let entries = fs::read_dir("/dev/shm").unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name());
+    let mut names: Vec<String> = names.filter_map(|name| OsStr::to_str(&name).map(str::to_owned)).collect();
+    names.retain(|name| name.starts_with(&prefix));
+    names.sort();
+    names
 }
 
 impl Drop for TestInstance {

@@ -12,6 +12,7 @@ pub mod ownership;
 pub mod process;
 pub mod role;
 pub mod shared;
+pub mod user;
 
 use std::time::Duration;
 

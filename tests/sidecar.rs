@@ -12,6 +12,7 @@ use std::time::Duration;
 use executor_shm::core::idle::IdleStrategy;
 use executor_shm::{InstanceName, Sidecar, SidecarBuilder, SidecarHandle, Standby, StartError, StopSignals};
 use executor_tests::handlers::{PANIC_TEXT, tell};
+use executor_tests::user::User;
 use executor_tests::{builds, handlers};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -47,6 +48,26 @@ fn main() -> ExitCode {
             "--timing" => builder = builder.timing(number() == 1),
             "--drain-seconds" => builder = builder.drain_time(Duration::from_secs(u64::from(number()))),
             "--standby" => standby = number() == 1,
+            "--group" => builder = builder.group(value.parse().unwrap()),
+            "--user" => {
+                if let Err(errno) = value.parse::<User>().unwrap().become_it() {
+                    tell(format_args!("skipped: cannot become user {value}: {errno}"));
+                    return ExitCode::SUCCESS;
+                }
+            }
+            "--held" => {
+                tell(format_args!("held"));
+                std::io::stdin().read_line(&mut String::new()).unwrap();
+            }
+            "--boot-id" => {
+                if let Err(errno) = unshare(CloneFlags::CLONE_NEWNS) {
+                    tell(format_args!("skipped: no mount namespace of its own: {errno}"));
+                    return ExitCode::SUCCESS;
+                }
+                let (none, flags) = (None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE);
+                mount(none, "/", none, flags, none).unwrap();
+                mount(Some(value.as_str()), "/proc/sys/kernel/random/boot_id", none, MsFlags::MS_BIND, none).unwrap();
+            }
             "--build" => build = Some(number()),
             "--without" => without = Some(number()),
             "--changed" => changed = Some(number()),
