@@ -91,5 +91,5 @@ fn a_group_that_there_is_not_is_a_wrong_argument_in_a_flag_a_variable_and_a_file
     let file = folder.0.join("a.toml");
     std::fs::write(&file, "group = \"no-such-group\"\n").unwrap();
     let output = executord().args(["config", "--config"]).arg(&file).output().unwrap();
-    assert_refused(&output, 2, &format!("a.toml:1: group = \"no-such-group\": there is no group"));
+    assert_refused(&output, 2, "a.toml:1: group = \"no-such-group\": there is no group");
 }
