@@ -99,8 +99,10 @@ struct Pass {
     attaches_per_second: f64,
 }
 
-/// The names of a pass's figures, with what a pass says of each.
-const FIGURES: [(&str, &str, fn(&Pass) -> f64); 6] = [
+/// The name of a figure, its key, and what a pass says of it.
+type Row = (&'static str, &'static str, fn(&Pass) -> f64);
+
+const FIGURES: [Row; 6] = [
     ("keeper, share of a core", "keeper_cpu", |pass| pass.keeper_cpu),
     ("round trip of a victim, ns, p50", "victim_p50_ns", |pass| pass.victim_ns[0]),
     ("round trip of a victim, ns, p99", "victim_p99_ns", |pass| pass.victim_ns[1]),
