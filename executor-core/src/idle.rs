@@ -1,5 +1,17 @@
 //! What a thread does when it looked and found nothing: spin, or spin and then yield.
 
+#[cfg(not(shuttle))]
+use std::thread::yield_now;
+
+/// How a model lets other threads go on.
+#[cfg(shuttle)]
+pub static YIELD: std::sync::OnceLock<fn()> = std::sync::OnceLock::new();
+
+#[cfg(shuttle)]
+fn yield_now() {
+    YIELD.get().copied().unwrap_or(std::thread::yield_now)();
+}
+
 /// How to wait between two looks at words that another thread or process will change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
@@ -85,7 +97,7 @@ impl Idle {
         match self.strategy {
             IdleStrategy::Spin => std::hint::spin_loop(),
             IdleStrategy::SpinThenYield if self.misses <= SPINS => std::hint::spin_loop(),
-            IdleStrategy::SpinThenYield | IdleStrategy::Yield => std::thread::yield_now(),
+            IdleStrategy::SpinThenYield | IdleStrategy::Yield => yield_now(),
         }
     }
 }

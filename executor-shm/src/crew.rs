@@ -3,7 +3,6 @@
 //! A start that fails, and a standby that is given up, let them go: they end without having served.
 
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::thread::JoinHandle;
 
 use executor_core::cpu;
 use executor_core::registry::{Registry, Since, Table};
@@ -13,6 +12,7 @@ use crate::fault::Witness;
 use crate::housekeeping::ShmLane;
 use crate::lock::fork_generation;
 use crate::mapped::MeterWords;
+use crate::rehearsal::{JoinHandle, last_step, receive};
 use crate::sidecar::{StartError, spawn};
 
 /// What a thread waits for.
@@ -58,7 +58,7 @@ impl Crew {
                 let table = pinned.and_then(|()| Ok(Table::new(&registry, number)?));
                 let (table, answer) = table.map_or_else(|error| (None, Err(error)), |table| (Some(table), Ok(())));
                 let _ = tell.send(answer);
-                let (Some(table), Ok(engagement)) = (table, wait.recv()) else { return false };
+                let (Some(table), Ok(engagement)) = (table, receive(&wait)) else { return false };
                 let Engagement { worker, witness, since } = engagement;
                 witness.watch(|| worker.serve_with(table.dated(&since)));
                 true
@@ -77,7 +77,7 @@ impl Crew {
     pub(crate) fn muster(&mut self) -> Result<(), StartError> {
         for answer in self.answers.drain(..) {
             let died = || StartError::Thread(std::io::Error::other("a worker ended before it was ready"));
-            answer.recv().unwrap_or_else(|_| Err(died()))?;
+            receive(&answer).unwrap_or_else(|_| Err(died()))?;
         }
         Ok(())
     }
@@ -95,7 +95,7 @@ impl Crew {
 impl Drop for Crew {
     fn drop(&mut self) {
         let threads: Vec<JoinHandle<bool>> = self.hands.drain(..).map(|hand| hand.thread).collect();
-        if self.generation != fork_generation() {
+        if self.generation != fork_generation() || !last_step() {
             return; // a forked child has none of them
         }
         for thread in threads {

@@ -20,6 +20,7 @@ use crate::layout::{Geometry, Kind};
 use crate::lock::LockFile;
 use crate::mapped::{ReadWords, WriteWords};
 use crate::mapping::WriteMapping;
+use crate::rehearsal::step;
 use crate::words::Words;
 
 /// A file that was made and is not named yet. Dropped, it is gone.
@@ -64,6 +65,7 @@ impl Draft {
     }
 
     fn fill(name: &str, bytes: usize, present: usize) -> Result<WriteWords, FileError> {
+        step();
         let refused = |verb| move |errno| FileError::refused(verb, name, errno);
         let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let file: OwnedFd = nix::fcntl::open(&path(name), flags, Mode::empty()).map_err(refused("open"))?;
@@ -83,6 +85,7 @@ impl Draft {
             let refused = |errno| FileError::refused("set the mode of", &self.temporary.0, errno);
             self.lock.set_mode(mode_of(self.kind, self.group)).map_err(refused)?;
         }
+        step();
         nix::fcntl::renameat2(AT_FDCWD, &path(&self.temporary.0), AT_FDCWD, &path(name), RenameFlags::RENAME_NOREPLACE)
             .map_err(|errno| FileError::refused("name", name, errno))?;
         self.temporary.0.clear();

@@ -18,6 +18,7 @@ use crate::lock::{LockFile, same_inode};
 use crate::mapped::{ReadWords, WriteWords};
 use crate::mapping::{MapError, ReadMapping, WriteMapping};
 use crate::name::PREFIX;
+use crate::rehearsal::step;
 use crate::words::{Words, WordsMut};
 
 pub use crate::name::{InstanceName, InstanceNameError};
@@ -54,6 +55,7 @@ pub(crate) fn instances_in(directory: &Path) -> std::io::Result<Vec<InstanceName
 
 /// All file names of an instance, temporary ones included.
 pub(crate) fn list(instance: &InstanceName) -> std::io::Result<Vec<String>> {
+    step();
     let prefix = instance.prefix();
     let mut names = Vec::new();
     for entry in std::fs::read_dir(DIRECTORY)? {
@@ -337,6 +339,7 @@ fn denied(name: &str, stat: &FileStat, access: OFlag) -> FileError {
 
 /// The metadata of a name, links not followed; `None` if there is no such name.
 pub(crate) fn stat(name: &str) -> Result<Option<FileStat>, FileError> {
+    step();
     match nix::sys::stat::lstat(&path(name)) {
         Ok(stat) => Ok(Some(stat)),
         Err(Errno::ENOENT) => Ok(None),
@@ -357,7 +360,7 @@ pub(crate) fn unlink_own(name: &str, file: &LockFile) -> Result<(), FileError> {
 
 /// Removes `name`; a missing one is fine, and one that belongs to another user stays: it is none of ours.
 pub(crate) fn unlink(name: &str) -> Result<(), FileError> {
-    if !is_own(name)? {
+    if !step() || !is_own(name)? {
         return Ok(());
     }
     match nix::unistd::unlink(&path(name)) {

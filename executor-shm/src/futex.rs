@@ -29,6 +29,10 @@ pub(crate) fn nap(word: &AtomicU64, seen: u64, timeout: Duration, who: Who) -> b
     if word.load(Relaxed) as u32 != seen as u32 {
         return true;
     }
+    if cfg!(shuttle) {
+        crate::rehearsal::pause();
+        return false;
+    }
     // A wait for some of those who nap takes the moment at which it ends, by CLOCK_MONOTONIC.
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
     let end = now.saturating_add(timeout);

@@ -3,7 +3,6 @@
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use executor_core::Status;
@@ -19,6 +18,7 @@ use crate::housekeeping::{Ending, Orders, RecoveryReport};
 use crate::layout::{Geometry, status};
 use crate::lock::fork_generation;
 use crate::mapped::SharedWords;
+use crate::rehearsal::{JoinHandle, last_step};
 use crate::signals::{StopSignals, Waited, wait};
 use crate::words::Words;
 
@@ -295,7 +295,7 @@ fn is_same_stop(first: Instant, now: Instant) -> bool {
 
 impl Drop for SidecarHandle {
     fn drop(&mut self) {
-        if self.keeper.is_some() && self.generation == fork_generation() {
+        if self.keeper.is_some() && self.generation == fork_generation() && last_step() {
             self.stop();
             let _ = self.wait();
         }

@@ -24,7 +24,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use executor_core::Clock;
 use executor_core::dispatch::Served;
@@ -42,6 +42,7 @@ use crate::lock::LockFile;
 use crate::mapped::{ReadWords, SharedWords, WriteWords};
 use crate::master::Master;
 use crate::recovery;
+use crate::rehearsal::{Instant, JoinHandle, sleep};
 use crate::state::{LaneState, LaneWord};
 use crate::status::Placement;
 use crate::words::{Words, WordsMut};
@@ -145,7 +146,7 @@ impl Housekeeping {
     }
 
     /// Runs until a stop is ordered; returns once the files are settled.
-    pub(crate) fn run(mut self, workers: Vec<std::thread::JoinHandle<bool>>) -> (Ending, Self) {
+    pub(crate) fn run(mut self, workers: Vec<JoinHandle<bool>>) -> (Ending, Self) {
         let (mut was_woken, mut begun) = (false, run_time());
         loop {
             let nap = self.master.status.load(status::NAP);
@@ -161,7 +162,7 @@ impl Housekeeping {
                     return (Ending::NamesLost, self);
                 }
             }
-            if workers.iter().any(std::thread::JoinHandle::is_finished) {
+            if workers.iter().any(JoinHandle::is_finished) {
                 self.tell("a worker ended; the files are left for the next start");
                 self.orders.stop.store(true, Relaxed);
                 continue;
@@ -176,7 +177,7 @@ impl Housekeeping {
             self.hold_back(is_tired || renewal.is_some_and(|wait| !wait.is_zero()));
             let time = renewal.unwrap_or(NAP).min(NAP);
             was_woken = if is_tired {
-                std::thread::sleep(time); // whoever wakes is not heard, a stop included
+                sleep(time); // whoever wakes is not heard, a stop included
                 false
             } else {
                 futex::nap(self.master.status.atomic(status::NAP), nap, time, Who::Keeper)

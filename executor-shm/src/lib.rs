@@ -26,6 +26,10 @@ mod mapping;
 mod master;
 mod name;
 pub mod recovery;
+#[cfg(shuttle)]
+pub mod rehearsal;
+#[cfg(not(shuttle))]
+mod rehearsal;
 mod round;
 pub mod sidecar;
 mod sigbus;

@@ -18,6 +18,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Acquire, Ordering::Rela
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 
+use crate::rehearsal;
+
 /// An open file description that exists to carry a lock. Dropping it frees the lock.
 #[derive(Debug)]
 pub struct LockFile {
@@ -39,6 +41,9 @@ impl LockFile {
     /// unregistered.
     pub(crate) fn open(open: impl FnOnce() -> Result<OwnedFd, Errno>) -> Result<Self, Errno> {
         install();
+        if !rehearsal::step() {
+            return Err(Errno::ESRCH);
+        }
         let guard = Guard::new();
         let fd = open()?.into_raw_fd();
         guard.register(fd);
@@ -58,6 +63,7 @@ impl LockFile {
 
     /// Waits until nobody else holds a lock, and takes the write lock: for a thread that can be given up. Signals do not
     /// end the wait.
+    #[cfg(not(shuttle))]
     pub(crate) fn lock(&self) -> Result<(), Errno> {
         let lock = whole(libc::F_WRLCK);
         self.with(|file| {
@@ -68,6 +74,17 @@ impl LockFile {
                 }
             }
         })
+    }
+
+    /// The same where the kernel must not wait: all processes of a rehearsal are its caller.
+    #[cfg(shuttle)]
+    pub(crate) fn lock(&self) -> Result<(), Errno> {
+        loop {
+            match self.try_lock() {
+                Err(Errno::EAGAIN) => rehearsal::pause(),
+                result => return result,
+            }
+        }
     }
 
     /// Whether another description holds a write lock: a reader's lock does not count, and probing needs no more than a
@@ -116,6 +133,9 @@ impl LockFile {
         if self.generation != fork_generation() {
             return Err(Errno::EBADF);
         }
+        if !rehearsal::step() {
+            return Err(Errno::ESRCH);
+        }
         // SAFETY: `fd` is open and ours: it was registered by `open`, only `drop` and a forked child's handler close
         // it, and the check above excludes the child. `ManuallyDrop` keeps this borrowed view from closing it.
         let file = std::mem::ManuallyDrop::new(unsafe { File::from_raw_fd(self.fd) });
@@ -128,10 +148,11 @@ impl Drop for LockFile {
         if self.generation != fork_generation() {
             return; // the child's handler closed it; the number may be somebody else's by now
         }
+        rehearsal::last_step();
         let guard = Guard::new();
         guard.forget(self.fd);
         // SAFETY: as in `with`; nobody uses the number after this.
-        drop(unsafe { OwnedFd::from_raw_fd(self.fd) });
+        rehearsal::close(unsafe { OwnedFd::from_raw_fd(self.fd) });
     }
 }
 

@@ -16,6 +16,7 @@ use nix::errno::Errno;
 use shared_memory::{Shmem, ShmemConf, ShmemError};
 
 use crate::lock::fork_generation;
+use crate::rehearsal::step;
 use crate::sigbus::Guard;
 
 /// Why a file could not be mapped.
@@ -72,6 +73,7 @@ impl WriteMapping {
     ///
     /// The kernel refused, or the file has fewer than `expected` bytes.
     pub(crate) fn open(name: &str, expected: usize, present: usize) -> Result<Self, MapError> {
+        step();
         let shmem = ShmemConf::new().os_id(format!("/{name}")).open();
         let mut shmem = shmem.map_err(|error| refused(name, expected, &error))?;
         shmem.set_owner(false);

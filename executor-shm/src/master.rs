@@ -16,6 +16,7 @@ use crate::layout::{Geometry, GeometryError, Kind, geometry as geometry_words, h
 use crate::leftovers::{self, Cleared};
 use crate::lock::LockFile;
 use crate::mapped::{SharedWords, WriteWords};
+use crate::rehearsal;
 use crate::round::{Round, rival, take};
 use crate::state::{InstanceState, LaneState, LaneWord};
 use crate::status as table;
@@ -174,7 +175,7 @@ impl Master {
         for _ in 0..ROUNDS {
             match Self::round(instance, wanted, clock, warm) {
                 Ok(master) => return Ok(master),
-                Err(Round::Again) => std::thread::yield_now(),
+                Err(Round::Again) => rehearsal::pause(),
                 Err(Round::Fail(error)) => return Err(error),
             }
         }

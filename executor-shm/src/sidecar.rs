@@ -1,7 +1,6 @@
 //! The sidecar as a library: set it up, start it, stop it with manners.
 
 use std::sync::{Arc, mpsc};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use executor_core::clock::ClockSource;
@@ -19,6 +18,7 @@ use crate::handle::SidecarHandle;
 use crate::housekeeping::{Housekeeping, Limits, Orders};
 use crate::layout::{LINE, journal, status};
 use crate::master::{Master, MasterError};
+use crate::rehearsal::{self, JoinHandle};
 use crate::signals;
 use crate::standby::Standby;
 use crate::state::InstanceState;
@@ -323,7 +323,7 @@ impl Plan {
         let (go, wait) = mpsc::channel::<(Housekeeping, Vec<JoinHandle<bool>>)>();
         let bell = Arc::clone(&ended);
         let keeper = spawn("executor-keeper", move || {
-            let ending = wait.recv().ok().map(|(housekeeping, workers)| {
+            let ending = rehearsal::receive(&wait).ok().map(|(housekeeping, workers)| {
                 let (ending, housekeeping) = housekeeping.run(workers);
                 let attached = housekeeping.attached();
                 drop(housekeeping); // both locks go free before anybody hears that it has ended
@@ -387,7 +387,7 @@ pub(crate) fn spawn<T: Send + 'static>(
     name: &str,
     body: impl FnOnce() -> T + Send + 'static,
 ) -> Result<JoinHandle<T>, StartError> {
-    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(|| {
+    let thread = rehearsal::spawn(name, || {
         signals::block_sent();
         body()
     });

@@ -7,6 +7,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
+use crate::rehearsal;
+
 /// SIGTERM and SIGINT, blocked in the thread that made this and in all threads it starts afterwards, so make it before
 /// anything else starts a thread. Dropping it does not unblock them.
 #[derive(Debug)]
@@ -43,6 +45,7 @@ pub(crate) fn wait(
             return Ok(Waited::Signal);
         }
         let timeout = match until.map(|until| until.saturating_duration_since(Instant::now())) {
+            _ if cfg!(shuttle) => PollTimeout::ZERO,
             None => PollTimeout::NONE,
             Some(left) if left.is_zero() => return Ok(Waited::Timeout),
             // Rounded up: a wait of less than a millisecond is not to be a busy loop.
@@ -64,6 +67,10 @@ pub(crate) fn wait(
         let is_ready = |fd: &PollFd<'_>| fd.any().unwrap_or(false);
         if is_ready(&fds[0]) && !fds[1..].iter().any(is_ready) {
             return Ok(Waited::Other);
+        }
+        if cfg!(shuttle) {
+            rehearsal::pause();
+            return Ok(Waited::Timeout);
         }
     }
 }

@@ -24,6 +24,7 @@ use crate::layout::{header, status};
 use crate::lock::{LockFile, fork_generation, same_inode};
 use crate::mapped::WriteWords;
 use crate::master::{Master, MasterError};
+use crate::rehearsal::receive;
 use crate::sidecar::{Plan, StartError, spawn};
 use crate::signals::{StopSignals, Waited, wait};
 use crate::status as table;
@@ -220,7 +221,7 @@ impl Waiter {
     /// What the bell was rung for.
     fn granted(self) -> Result<Granted, StartError> {
         let died = || StartError::Thread(std::io::Error::other("the thread that waits for the locks died"));
-        Ok(self.told.recv().map_err(|_| died())??)
+        Ok(receive(&self.told).map_err(|_| died())??)
     }
 }
 

@@ -25,6 +25,8 @@ use std::sync::atomic::AtomicU64;
 
 use executor_core::record::WORDS;
 
+use crate::rehearsal::step;
+
 /// One word as a model checker or the machine has it.
 pub(crate) trait Cell {
     fn relaxed(&self) -> u64;
@@ -39,12 +41,14 @@ macro_rules! cell {
             #[inline(always)]
             fn relaxed(&self) -> u64 {
                 use $order as O;
+                step();
                 self.load(O::Relaxed)
             }
 
             #[inline(always)]
             fn acquire(&self) -> u64 {
                 use $order as O;
+                step();
                 let value = self.load(O::Relaxed);
                 // fence: the second half of every Acquire; see the module's page.
                 $fence(O::Acquire);
@@ -54,13 +58,17 @@ macro_rules! cell {
             #[inline(always)]
             fn set(&self, value: u64) {
                 use $order as O;
-                self.store(value, O::Relaxed);
+                if step() {
+                    self.store(value, O::Relaxed);
+                }
             }
 
             #[inline(always)]
             fn release(&self, value: u64) {
                 use $order as O;
-                self.store(value, O::Release);
+                if step() {
+                    self.store(value, O::Release);
+                }
             }
         }
     };

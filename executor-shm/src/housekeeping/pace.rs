@@ -4,9 +4,11 @@
 //! cost is taken out afterwards, be it more than there was: then as much must pass as that is worth. So over any stretch
 //! the work takes at most its share of it, the burst, and one piece. Time is told to it, so that tests can.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
+
+use crate::rehearsal::Instant;
 
 /// A share of a core in thousandths, and a burst beyond it.
 #[derive(Clone, Copy, Debug)]
@@ -77,6 +79,9 @@ fn nanoseconds(time: Duration) -> i64 {
 
 /// What the calling thread has run so far: a wait for a CPU is nobody's cost.
 pub(super) fn run_time() -> Duration {
+    if cfg!(shuttle) {
+        return Duration::ZERO; // a thread there is not one of the kernel's
+    }
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 

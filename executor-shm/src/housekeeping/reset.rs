@@ -1,6 +1,6 @@
 //! RESETTING: a lane's files are replaced, or made for the first time.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use executor_core::record::{COMMIT, WORDS};
 
@@ -10,6 +10,7 @@ use crate::draft;
 use crate::files::{self, FileError};
 use crate::futex::{self, Who};
 use crate::layout::{LINE, journal::k, status};
+use crate::rehearsal::Instant;
 use crate::state::{LaneState, LaneWord};
 use crate::status::Placement;
 use crate::words::{Words, WordsMut};

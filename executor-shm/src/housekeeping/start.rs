@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use executor_core::Clock;
 use executor_core::record::{COMMIT, INLINE_PAYLOAD};
@@ -14,6 +14,7 @@ use crate::files::FileError;
 use crate::layout::{journal::k, status};
 use crate::master::Master;
 use crate::recovery::{self, Circumstances};
+use crate::rehearsal::Instant;
 use crate::state::LaneState;
 use crate::status::{HandlerRow, Placement};
 use crate::warm::Warm;

@@ -1,6 +1,6 @@
 //! A stop: a kill with manners.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use executor_core::worker::Control;
 
@@ -9,12 +9,13 @@ use crate::files;
 use crate::futex::{self, Who};
 use crate::layout::status;
 use crate::recovery;
+use crate::rehearsal::{Instant, JoinHandle};
 use crate::state::InstanceState;
 use crate::words::Words;
 
 impl Housekeeping {
     /// Tells the workers to end, waits for them, and takes every lane back.
-    pub(crate) fn drain(&mut self, workers: Vec<std::thread::JoinHandle<bool>>) -> bool {
+    pub(crate) fn drain(&mut self, workers: Vec<JoinHandle<bool>>) -> bool {
         let deadline = Instant::now() + self.drain_time;
         let mut told = vec![false; self.controls.len()];
         let mut hurried = false;
@@ -23,7 +24,7 @@ impl Housekeeping {
             for (told, control) in told.iter_mut().zip(&mut self.controls) {
                 *told = *told || control.close().is_ok();
             }
-            if workers.iter().all(std::thread::JoinHandle::is_finished) {
+            if workers.iter().all(JoinHandle::is_finished) {
                 break;
             }
             if !hurried && Instant::now() >= deadline {
@@ -42,7 +43,7 @@ impl Housekeeping {
     }
 
     /// A kill with manners: what is committed is served, the files go only if nobody can miss them.
-    pub(super) fn stop(&mut self, workers: Vec<std::thread::JoinHandle<bool>>) -> Ending {
+    pub(super) fn stop(&mut self, workers: Vec<JoinHandle<bool>>) -> Ending {
         self.master.set_state(InstanceState::Closing);
         if !self.drain(workers) {
             return self.keep_files();
