@@ -26,6 +26,17 @@ const NAPS: usize = 3;
 
 /// Steps through what the keeper does on a scene until it has nothing more to do, or has ended.
 fn course(workshop: &mut Workshop, scene: &Scene, instance: &InstanceName, subject: &mut Subject) -> Course {
+    course_of(NAPS, workshop, scene, instance, subject)
+}
+
+/// The same with so many naps without a change.
+fn course_of(
+    most: usize,
+    workshop: &mut Workshop,
+    scene: &Scene,
+    instance: &InstanceName,
+    subject: &mut Subject,
+) -> Course {
     let survivors = scene.plan.lanes.iter().filter(|lane| lane.survivor);
     let held: Vec<File> = survivors.filter_map(|lane| hold(&path(instance, &lane.sq())).ok()).collect();
     let (mut naps, mut hash) = (0, 0);
@@ -36,7 +47,7 @@ fn course(workshop: &mut Workshop, scene: &Scene, instance: &InstanceName, subje
         let now = image.hash();
         naps = if now == hash { naps + 1 } else { 0 };
         hash = now;
-        naps >= NAPS
+        naps >= most
     });
     drop(held);
     course
@@ -151,7 +162,8 @@ fn stop(workshop: &mut Workshop, scene: &Scene) {
     let mut subject = started(workshop, &instance, scene.plan.build);
     subject.tell(LEADER, 1);
     subject.run_through_calls(LEADER, 1, Company::Nobody); // it has woken housekeeping, and waits for it next
-    let course = course(workshop, scene, &instance, &mut subject);
+    // It naps as often as the workers need to end.
+    let course = course_of(usize::MAX, workshop, scene, &instance, &mut subject);
     assert!(subject.has_ended(KEEPER), "housekeeping does not end");
     subject.kill();
     remove(&instance);
