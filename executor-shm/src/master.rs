@@ -5,6 +5,7 @@
 //! `status`, both are still the inodes their names lead to, and nothing of a living instance was touched.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use nix::fcntl::OFlag;
 
@@ -16,7 +17,7 @@ use crate::layout::{Geometry, GeometryError, Kind, geometry as geometry_words, h
 use crate::leftovers::{self, Cleared};
 use crate::lock::LockFile;
 use crate::mapped::{SharedWords, WriteWords};
-use crate::rehearsal;
+use crate::rehearsal::{self, Instant};
 use crate::round::{Round, rival, take};
 use crate::state::{InstanceState, LaneState, LaneWord};
 use crate::status as table;
@@ -27,6 +28,10 @@ use executor_core::clock::{Calibration, ClockSource};
 
 /// Times a start begins again because a rival moved under it.
 const ROUNDS: u32 = 1000;
+/// How long a holder of some of the locks may take to die.
+const DYING: Duration = Duration::from_secs(if cfg!(shuttle) { 3600 } else { 1 });
+/// Between two looks at it.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// Why an instance's files could not be taken.
 #[derive(Debug, thiserror::Error)]
@@ -172,10 +177,17 @@ impl Master {
         if let Some(group) = wanted.group {
             group.probe().map_err(FileError::from)?; // before anything is made
         }
-        for _ in 0..ROUNDS {
+        let begun = Instant::now();
+        let mut rounds = 0;
+        while rounds < ROUNDS {
             match Self::round(instance, wanted, clock, warm) {
                 Ok(master) => return Ok(master),
-                Err(Round::Again) => rehearsal::pause(),
+                Err(Round::Again) => {
+                    rehearsal::pause();
+                    rounds += 1;
+                }
+                Err(Round::Held(_)) if begun.elapsed() < DYING => rehearsal::sleep(LOOK),
+                Err(Round::Held(error)) => return Err(error),
                 Err(Round::Fail(error)) => return Err(error),
             }
         }
@@ -205,7 +217,7 @@ impl Master {
                 }
                 match cleared? {
                     Cleared::All => {}
-                    Cleared::InUse(name) => return Err(Round::Fail(MasterError::InUse { name })),
+                    Cleared::InUse(name) => return Err(Round::Held(MasterError::InUse { name })),
                     Cleared::NotOurs => return Err(Round::Again),
                 }
                 // The sizes of a journal left by a creator that died are as free as those of none.
@@ -224,7 +236,7 @@ impl Master {
         let timed = if fresh { wanted.timing.unwrap_or(true) } else { table::is_timed(&journal) };
         let (status, status_lock) =
             Self::take_status(instance, &geometry, (head.nonce, group), life, warm).or_else(|error| {
-                if fresh && matches!(error, Round::Fail(_)) {
+                if fresh && !matches!(error, Round::Again) {
                     files::unlink_own(&name, &journal_lock)?; // the journal of no instance goes with the start that failed
                 }
                 Err(error)
@@ -304,7 +316,11 @@ impl Master {
         match granted.map_or_else(|| files::open(&name, OFlag::O_RDWR), Ok) {
             Ok(lock) => {
                 files::check_own(&name, &lock)?;
-                take(&lock, &name, || MasterError::AlreadyRunning { instance: instance.clone() })?;
+                let running = || MasterError::AlreadyRunning { instance: instance.clone() };
+                take(&lock, &name, running).map_err(|error| match error {
+                    Round::Fail(error @ MasterError::AlreadyRunning { .. }) => Round::Held(error), // without the journal's
+                    error => error,
+                })?;
                 let warm = warm.take_status(&lock);
                 let found = match &warm {
                     Some(words) => is_status_of(words, &name, geometry, nonce),

@@ -10,6 +10,9 @@ use crate::master::MasterError;
 /// A reason to begin again, or to give up.
 pub(crate) enum Round {
     Again,
+    /// Somebody holds a lock who may be dying: a dying process frees its locks one by one, in any order. Begin again for
+    /// a moment, then give up.
+    Held(MasterError),
     Fail(MasterError),
 }
 

@@ -160,7 +160,7 @@ fn serve(world: &Arc<World>, standby: bool, stop: &AtomicBool) -> Option<Ending>
     let started = if standby { builder.stand_by().and_then(Standby::take_over) } else { builder.start() };
     let sidecar = match started {
         Ok(sidecar) => sidecar,
-        Err(StartError::Master(MasterError::AlreadyRunning { .. } | MasterError::InUse { .. })) => return None,
+        Err(StartError::Master(MasterError::AlreadyRunning { .. })) => return None,
         Err(error) => panic!("a start failed: {error:?}"),
     };
     while !stop.load(Relaxed) {
