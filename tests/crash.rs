@@ -11,7 +11,7 @@ use std::time::Instant;
 use executor_client::{Client, ConnectOptions, LaneStatus, Status, TaskDescriptor, Ticket, WaitError};
 use executor_shm::core::status::Interrupted;
 use executor_shm::inspect::Inspector;
-use executor_shm::state::InstanceState;
+use executor_shm::state::{InstanceState, LaneState};
 use executor_tests::FAIL_SAFE;
 use executor_tests::handlers::{COUNT, ECHO, SLOW, SLOW_IDEMPOTENT};
 use executor_tests::instance::TestInstance;
@@ -172,11 +172,15 @@ fn a_task_that_runs_again_holds_up_neither_the_start_nor_another_worker() {
     let (mut slow, mut other) = (on(0), on(1));
     let mut again = submit(&mut slow, SLOW_IDEMPOTENT, b"held");
     assert_eq!(sidecar.line(), "entered held 1");
+    let mut earlier = submit(&mut other, ECHO, b"so that both lanes have their workers");
+    assert_eq!(end(&mut other, &mut earlier), (Status::Done, 1));
     sidecar.kill();
     let mut waiting = submit(&mut other, ECHO, b"waiting");
     let mut sidecar = process::sidecar(SIDECAR, &instance, &options); // says ready while the task is held
     assert_eq!(sidecar.line(), "entered held 2");
     assert_eq!(end(&mut other, &mut waiting), (Status::Done, 1));
+    let mut later = submit(&mut other, ECHO, b"of a lane that has kept its worker");
+    assert_eq!(end(&mut other, &mut later), (Status::Done, 1));
     held.open();
     assert_eq!(end(&mut slow, &mut again), (Status::Done, 2));
 }
@@ -365,11 +369,14 @@ fn owner(instance: &TestInstance, count: usize) -> (Process, Vec<u64>) {
 fn tasks_of_a_killed_producer_run_and_no_later_owner_of_its_lane_gets_their_ids() {
     let instance = TestInstance::new("orphans");
     let mut sidecar = process::sidecar(SIDECAR, &instance, &["--lanes", "1", "--capacity", "16"]);
-    let mut seen = BTreeSet::new();
+    let (mut seen, mut names) = (BTreeSet::new(), BTreeSet::new());
     for round in 0..4 {
         let latch = instance.latch(&format!("held-{round}"));
         let mut producer = process::producer(PRODUCER, &instance);
         assert_eq!(producer.ask("connect", "lane"), "0");
+        let submissions: Vec<String> = instance.files().into_iter().filter(|name| name.ends_with(".sq")).collect();
+        assert_eq!(submissions.len(), 1, "files of an earlier owner are still there: {submissions:?}");
+        assert!(names.insert(submissions), "an owner got the names of an earlier one");
         let slow = producer.ask(&format!("submit {SLOW} held-{round}"), "accepted").parse::<u64>().unwrap();
         assert_eq!(sidecar.line(), format!("entered held-{round} 1"));
         let mut ids = vec![slow];
@@ -407,6 +414,29 @@ fn tasks_of_a_producer_that_died_with_the_sidecar_run_after_the_restart() {
     let (_producer, next) = owner(&instance, 1);
     assert_eq!(sidecar.line(), format!("ran {}", next[0]));
     assert!(next[0] > waiting[4], "ids of a lane only grow: {next:?} after {waiting:?}");
+}
+
+#[test]
+fn tasks_of_a_lane_that_was_draining_at_a_kill_run_after_the_restart() {
+    let instance = TestInstance::new("draining");
+    instance.latch("held");
+    let mut sidecar = process::sidecar(SIDECAR, &instance, &["--lanes", "1", "--capacity", "16"]);
+    let mut producer = process::producer(PRODUCER, &instance);
+    producer.ask("connect", "lane");
+    producer.ask(&format!("submit {SLOW} held"), "accepted");
+    let waiting: Vec<_> = (0..5).map(|_| producer.ask(&format!("submit {COUNT}"), "accepted")).collect();
+    assert_eq!(sidecar.line(), "entered held 1");
+    producer.kill();
+    let (begun, inspector) = (Instant::now(), Inspector::open(instance.name()).unwrap());
+    while inspector.look().lanes[0].state != Some(LaneState::Draining) {
+        assert!(begun.elapsed() < FAIL_SAFE, "the lane of a dead producer does not drain");
+        std::thread::yield_now();
+    }
+    sidecar.kill();
+    let mut sidecar = process::sidecar(SIDECAR, &instance, &[]);
+    for id in &waiting {
+        assert_eq!(sidecar.line(), format!("ran {id}"));
+    }
 }
 
 #[test]

@@ -11,12 +11,12 @@ use executor_shm::attach::{Instance, Wish};
 use executor_shm::core::idle::IdleStrategy;
 use executor_shm::{Ending, Sidecar, SidecarHandle};
 use executor_tests::FAIL_SAFE;
-use executor_tests::handlers::{self, Sum};
+use executor_tests::handlers::{self, Others, Sum};
 use executor_tests::instance::TestInstance;
 
 /// Lanes that cost something to make, and few enough of them that they must be made anew all the time.
 fn start(instance: &TestInstance) -> SidecarHandle {
-    let registry = handlers::registry(instance.folder().to_owned(), |_| {}, None, None).unwrap();
+    let registry = handlers::registry(instance.folder().to_owned(), |_| {}, Others::default()).unwrap();
     let builder = Sidecar::builder().instance(instance.name().clone()).registry(registry);
     let builder = builder.capacity(1024).request_bytes(2048).response_bytes(2048).lanes(4);
     builder.pinned(false).idle(IdleStrategy::Yield).start().unwrap()

@@ -118,8 +118,18 @@ pub fn tell(line: std::fmt::Arguments<'_>) {
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
-/// All of them; latches are in `folder`, `tell` takes their lines. `without` leaves one out, `changed` gives one another
-/// contract.
+/// Handlers that are not what they are elsewhere, by id.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Others {
+    /// It is left out.
+    pub without: Option<u32>,
+    /// It has another contract.
+    pub changed: Option<u32>,
+    /// It may run twice.
+    pub idempotent: Option<u32>,
+}
+
+/// All of them; latches are in `folder`, `tell` takes their lines.
 ///
 /// # Errors
 ///
@@ -127,8 +137,7 @@ pub fn tell(line: std::fmt::Arguments<'_>) {
 pub fn registry(
     folder: PathBuf,
     tell: impl Fn(std::fmt::Arguments<'_>) + Clone + Send + Sync + 'static,
-    without: Option<u32>,
-    changed: Option<u32>,
+    others: Others,
 ) -> Result<Registry, RegistryError> {
     let told = tell.clone();
     let slow = move |latch: &[u8], attempt: u16| -> Result<(), TaskError> {
@@ -185,11 +194,12 @@ pub fn registry(
     ];
     let mut builder = Registry::builder();
     for handler in handlers {
-        if Some(handler.id()) == without {
+        let id = Some(handler.id());
+        if id == others.without {
             continue;
         }
-        let handler = if Some(handler.id()) == changed { handler.schema(99) } else { handler };
-        builder.add(handler);
+        let handler = if id == others.changed { handler.schema(99) } else { handler };
+        builder.add(if id == others.idempotent { handler.idempotent() } else { handler });
     }
     builder.build()
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use executor_shm::core::idle::IdleStrategy;
 use executor_shm::{InstanceName, Sidecar, SidecarBuilder, SidecarHandle, Standby, StartError, StopSignals};
-use executor_tests::handlers::{PANIC_TEXT, tell};
+use executor_tests::handlers::{Others, PANIC_TEXT, tell};
 use executor_tests::user::User;
 use executor_tests::{builds, handlers};
 use nix::mount::{MsFlags, mount};
@@ -33,7 +33,8 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let instance = InstanceName::new(&arguments.next().unwrap()).unwrap();
     let folder = PathBuf::from(arguments.next().unwrap());
-    let (mut build, mut without, mut changed, mut shared_memory, mut standby) = (None, None, None, false, false);
+    let (mut build, mut shared_memory, mut standby) = (None, false, false);
+    let mut others = Others::default();
     // Yielding, so that tests with more processes than CPUs move on.
     let mut builder = Sidecar::builder().instance(instance).pinned(false).idle(IdleStrategy::Yield);
     while let Some(option) = arguments.next() {
@@ -69,8 +70,9 @@ fn main() -> ExitCode {
                 mount(Some(value.as_str()), "/proc/sys/kernel/random/boot_id", none, MsFlags::MS_BIND, none).unwrap();
             }
             "--build" => build = Some(number()),
-            "--without" => without = Some(number()),
-            "--changed" => changed = Some(number()),
+            "--without" => others.without = Some(number()),
+            "--changed" => others.changed = Some(number()),
+            "--idempotent" => others.idempotent = Some(number()),
             "--shared-memory" => {
                 if let Err(errno) = unshare(CloneFlags::CLONE_NEWNS) {
                     tell(format_args!("skipped: no mount namespace of its own: {errno}"));
@@ -89,7 +91,7 @@ fn main() -> ExitCode {
     let signals = StopSignals::block().unwrap();
     let registry = match build {
         Some(build) => builds::registry(build, &folder),
-        None => handlers::registry(folder, tell, without, changed).unwrap(),
+        None => handlers::registry(folder, tell, others).unwrap(),
     };
     let builder = builder.registry(registry);
     let started = if standby { stand_by(builder, &signals) } else { builder.start().map(Some) };

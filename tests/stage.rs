@@ -7,7 +7,7 @@ use executor_client::{Client, ConnectOptions};
 use executor_shm::core::idle::IdleStrategy;
 use executor_shm::{Ending, Sidecar, SidecarHandle};
 use executor_tests::FAIL_SAFE;
-use executor_tests::handlers;
+use executor_tests::handlers::{self, Others};
 use executor_tests::instance::{Latch, TestInstance};
 use executor_tests::process::{self, Process};
 
@@ -107,7 +107,7 @@ impl Stage for InOneProcess {
         let tell = move |line: std::fmt::Arguments<'_>| {
             let _ = tell.send(line.to_string()); // a test that has failed reads no more
         };
-        let registry = handlers::registry(instance.folder().to_owned(), tell, None, None).unwrap();
+        let registry = handlers::registry(instance.folder().to_owned(), tell, Others::default()).unwrap();
         let sidecar = Sidecar::builder()
             .instance(instance.name().clone())
             .registry(registry)

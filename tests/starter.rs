@@ -22,7 +22,7 @@ use executor_client::{Client, InstanceName};
 use executor_shm::core::idle::IdleStrategy;
 use executor_shm::{Ending, MasterError, Sidecar, SidecarHandle, StartError};
 use executor_tests::FAIL_SAFE;
-use executor_tests::handlers::{self, Sum};
+use executor_tests::handlers::{self, Others, Sum};
 use executor_tests::instance::files_of;
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill};
@@ -83,7 +83,7 @@ fn main() {
 fn start(instance: &InstanceName, ledger: &mut Ledger) -> SidecarHandle {
     let begun = Instant::now();
     loop {
-        let registry = handlers::registry(std::env::temp_dir(), |_| {}, None, None).unwrap();
+        let registry = handlers::registry(std::env::temp_dir(), |_| {}, Others::default()).unwrap();
         let builder = Sidecar::builder().instance(instance.clone()).registry(registry).capacity(8).lanes(3);
         match builder.pinned(false).idle(IdleStrategy::Yield).start() {
             Ok(handle) => return handle,

@@ -28,6 +28,29 @@ fn status(client: &mut Client, mut ticket: Ticket) -> Status {
 }
 
 #[test]
+fn a_task_runs_again_only_if_it_may_in_the_build_that_accepted_it_and_in_the_next() {
+    let instance = TestInstance::new("may-again");
+    instance.latch("held");
+    let slow = handlers::SLOW.to_string();
+    for (first, next, may) in [(false, true, false), (true, false, false), (true, true, true)] {
+        let options = |may: bool| if may { vec!["--idempotent", &slow] } else { Vec::new() };
+        let mut sidecar = process::sidecar(SIDECAR, &instance, &options(first));
+        let mut client = connect(&instance);
+        let ticket = submit(&mut client, handlers::SLOW, b"held");
+        assert_eq!(sidecar.line(), "entered held 1");
+        sidecar.kill();
+        let mut sidecar = process::sidecar(SIDECAR, &instance, &options(next));
+        if may {
+            assert_eq!(sidecar.line(), "entered held 2");
+        } else {
+            let killed = Status::Interrupted(Interrupted::Killed);
+            assert_eq!(status(&mut client, ticket), killed, "idempotent: {first}, then {next}");
+        }
+        sidecar.kill();
+    }
+}
+
+#[test]
 fn a_handler_that_changed_or_vanished_answers_earlier_lanes_so_and_later_lanes_as_it_is() {
     let instance = TestInstance::new("changed");
     let sidecar = process::sidecar(SIDECAR, &instance, &[]);

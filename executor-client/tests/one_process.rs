@@ -274,6 +274,88 @@ fn a_stop_without_time_to_drain_loses_nothing_of_a_producer_that_is_gone() {
     executor_shm::clean::clean(&instance, executor_shm::clean::CleanOptions::default()).unwrap();
 }
 
+#[test]
+fn a_stop_keeps_what_was_submitted_to_a_lane_that_nobody_had_noticed_yet() {
+    use executor_shm::attach::{Instance, Wish};
+    use executor_shm::core::record::DescriptorRecord;
+    use executor_shm::lane::{LaneShape, ProducerHalf};
+    use std::sync::{Arc, Mutex, mpsc};
+    let instance = name("unnoticed");
+    let runs = Arc::new(AtomicU32::new(0));
+    let serve = |gate: Option<mpsc::Receiver<()>>, entered: mpsc::Sender<()>| {
+        let (runs, gate) = (Arc::clone(&runs), Mutex::new(gate));
+        let mut registry = Registry::builder();
+        registry.handler(1, "gate", move |_, _, _| {
+            let _ = entered.send(());
+            gate.lock().unwrap().as_ref().map(mpsc::Receiver::recv);
+            Ok(())
+        });
+        registry.handler(2, "count", move |_, _, _| {
+            runs.fetch_add(1, Relaxed);
+            Ok(())
+        });
+        let builder = Sidecar::builder().instance(instance.clone()).registry(registry.build().unwrap());
+        builder.pinned(false).capacity(16).start().unwrap()
+    };
+    let ((open, gate), (enter, entered)) = (mpsc::channel(), mpsc::channel());
+    let sidecar = serve(Some(gate), enter);
+    let opened = Instance::open(&instance, None).unwrap();
+    let mut client = Client::connect(&instance).unwrap();
+    client.try_submit(&TaskDescriptor::new(1), b"").unwrap();
+    entered.recv().unwrap();
+    drop(client);
+    sidecar.stop();
+    let state = || executor_shm::inspect::Inspector::open(&instance).unwrap().look().state;
+    until("the stop begins", || state() == Some(executor_shm::state::InstanceState::Closing));
+    // It found the instance before the stop, and comes and goes while the stop waits for the handler.
+    let claim = opened.claim(Wish::default()).unwrap().expect("two FREE lanes are kept made");
+    let mut producer = ProducerHalf::new(claim.sq, claim.cq, LaneShape::new(opened.geometry()));
+    producer.submit(&DescriptorRecord::new(2, 0, 1, 0));
+    drop((producer, claim.lock));
+    drop(open);
+    assert_eq!(sidecar.join().unwrap().ending, Ending::Kept { attached: 0, unanswered: 1 });
+    assert_eq!(runs.load(Relaxed), 0, "no lane is handed over after a stop has begun");
+    let sidecar = serve(None, mpsc::channel().0);
+    until("the next start serves it", || runs.load(Relaxed) == 1);
+    sidecar.stop();
+    assert_eq!(sidecar.join().unwrap().ending, Ending::Removed);
+}
+
+#[test]
+fn whoever_still_looks_at_an_instance_that_was_removed_finds_no_free_lane() {
+    use executor_shm::attach::{Instance, Wish};
+    let instance = name("removed");
+    let sidecar = start(&instance);
+    let opened = Instance::open(&instance, None).unwrap();
+    let is_free =
+        |holder: &(u32, executor_shm::state::LaneState, u64)| holder.1 == executor_shm::state::LaneState::Free;
+    assert!(opened.holders().iter().any(is_free));
+    sidecar.stop();
+    assert_eq!(sidecar.join().unwrap().ending, Ending::Removed);
+    // One that has opened the files of a FREE lane before they went gets its lock now, and looks again.
+    assert!(!opened.holders().iter().any(is_free), "a lane without files is offered: {:?}", opened.holders());
+    assert!(opened.claim(Wish::default()).unwrap().is_none());
+}
+
+#[test]
+fn a_start_without_a_journal_beside_a_lane_that_is_held_is_refused_and_removes_nothing() {
+    let instance = name("ownerless");
+    let sidecar = start(&instance);
+    let client = Client::connect(&instance).unwrap();
+    sidecar.stop();
+    assert_eq!(sidecar.join().unwrap().ending, Ending::Kept { attached: 1, unanswered: 0 });
+    std::fs::remove_file(format!("/dev/shm/executor.{instance}.journal")).unwrap();
+    let before = files(&instance);
+    let error = Sidecar::builder().instance(instance.clone()).pinned(false).start().unwrap_err().to_string();
+    assert!(error.contains(".sq has no journal beside it and is still in use"), "{error}");
+    assert_eq!(files(&instance), before);
+    drop(client);
+    let sidecar = start(&instance);
+    sidecar.stop();
+    assert_eq!(sidecar.join().unwrap().ending, Ending::Removed);
+    assert_eq!(files(&instance), Vec::<String>::new());
+}
+
 fn files(instance: &InstanceName) -> Vec<String> {
     let prefix = format!("executor.{instance}.");
     let names = std::fs::read_dir("/dev/shm").unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -307,9 +389,10 @@ fn a_producer_whose_lane_was_damaged_is_told_so_instead_of_waiting_for_ever_and_
     assert_eq!(sidecar.join().unwrap().ending, Ending::Kept { attached: 1, unanswered: 0 });
     let mut ticket = client.submit_ticket(&TaskDescriptor::new(1), b"").unwrap();
     let sq = files(&instance).into_iter().find(|name| name.contains("lane-0") && name.ends_with(".sq")).unwrap();
-    let sq = std::fs::OpenOptions::new().write(true).open(format!("/dev/shm/{sq}")).unwrap();
-    sq.write_all_at(&[0; 64], 0).unwrap();
+    let path = format!("/dev/shm/{sq}");
+    std::fs::OpenOptions::new().write(true).open(&path).unwrap().write_all_at(&[0; 64], 0).unwrap();
     let sidecar = start(&instance);
+    assert!(std::fs::exists(&path).unwrap(), "a lane's files were replaced under its owner");
     assert_eq!(client.wait(&mut ticket).unwrap_err(), executor_client::WaitError::Discarded);
     let (lost, lane) = (ticket.task_id(), client.lane_number());
     drop(client);

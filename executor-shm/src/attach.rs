@@ -319,3 +319,90 @@ impl Instance {
         self.geometry.gate(lane) + status::GATE_STATE
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::draft::{self, LaneFiles};
+    use crate::master::Master;
+    use crate::wanted::Wanted;
+    use executor_core::clock::ClockSource;
+
+    const NONCE: u64 = 7;
+
+    /// A running instance with one FREE lane and without housekeeping: nothing changes but by the test.
+    struct Still {
+        opened: Instance,
+        files: LaneFiles,
+        master: Master,
+    }
+
+    impl Still {
+        fn new(of: &str) -> Self {
+            let instance = InstanceName::new(&format!("{of}-{}", std::process::id())).unwrap();
+            let wanted = Wanted { lanes: Some(1), capacity: Some(4), ..Wanted::default() };
+            let source = ClockSource::detect();
+            let master = Master::acquire(&instance, &wanted, Some(source)).unwrap();
+            master.settle_clock(source);
+            let files = draft::create_lane(&instance, &master.geometry, master.nonce, None, 0, NONCE).unwrap();
+            master.set_lane_word(0, Self::free());
+            master.set_state(InstanceState::Running);
+            Self { opened: Instance::open(&instance, None).unwrap(), files, master }
+        }
+
+        /// What the first look sees.
+        fn free() -> LaneWord {
+            LaneWord::new(LaneState::Free, 0, NONCE)
+        }
+
+        /// Whether a lane that was FREE at the first look is claimed.
+        fn is_claimed(&self) -> bool {
+            let claim = self.opened.claim_lane(0, Self::free(), Wish::default()).unwrap();
+            let held = self.files.sq_lock.is_write_locked().unwrap();
+            assert_eq!(held, claim.is_some(), "the lock is the claim: nobody has one without the other");
+            claim.is_some()
+        }
+    }
+
+    impl Drop for Still {
+        fn drop(&mut self) {
+            let _ = self.master.retire();
+        }
+    }
+
+    #[test]
+    fn a_lane_that_is_another_at_the_second_look_is_not_claimed() {
+        let still = Still::new("second-look");
+        let others = [LaneState::Active, LaneState::Draining, LaneState::Resetting, LaneState::Poisoned]
+            .map(|state| Still::free().with(state, 0));
+        for other in others.into_iter().chain([LaneWord::new(LaneState::Free, 0, NONCE + 1)]) {
+            still.master.mirror_lane_word(0, other);
+            assert!(!still.is_claimed(), "{other:?}");
+        }
+        still.master.mirror_lane_word(0, Still::free());
+        assert!(still.is_claimed(), "FREE as before");
+    }
+
+    #[test]
+    fn a_lane_with_a_task_or_a_wish_is_not_claimed_though_it_is_free() {
+        let still = Still::new("pristine");
+        let name = still.opened.name.sq(0, NONCE);
+        let sq = files::map_for_writing(&name, still.master.geometry.sq_bytes(), Kind::Sq, still.master.nonce).unwrap();
+        for (word, what) in [(sq_words::SLOTS + COMMIT, "a task"), (sq_words::WISH, "a wish")] {
+            sq.commit(word, 1);
+            assert!(!still.is_claimed(), "there is {what} of somebody who is gone");
+            sq.commit(word, 0);
+        }
+        assert!(still.is_claimed(), "pristine");
+    }
+
+    #[test]
+    fn a_lane_that_somebody_holds_is_not_claimed() {
+        let still = Still::new("held");
+        let other = files::open(&still.opened.name.sq(0, NONCE), OFlag::O_RDWR).unwrap();
+        other.try_lock().unwrap();
+        assert!(still.opened.claim_lane(0, Still::free(), Wish::default()).unwrap().is_none());
+        drop(other);
+        assert!(still.is_claimed(), "nobody holds it any more");
+    }
+}

@@ -448,6 +448,7 @@ mod tests {
         let name = instance.sq(0, 7);
         let owner = files::open(&name, nix::fcntl::OFlag::O_RDWR).unwrap();
         owner.try_lock().unwrap();
+        assert!(!keep.is_taken() && !keep.is_given_up(), "it is about to write its wish");
         let sq = files::map_for_writing(&name, geometry.sq_bytes(), Kind::Sq, 1).unwrap();
         sq.commit(sq_words::WISH, 1);
         assert!(keep.is_taken() && !keep.is_given_up(), "its owner is there");

@@ -471,3 +471,26 @@ fn is_status_of(status: &impl Words, name: &str, geometry: &Geometry, nonce: u64
 pub(crate) fn foreign(name: &str, what: &str) -> FileError {
     FileError::Foreign { name: name.to_owned(), what: what.to_owned() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::warm::Granted;
+
+    #[test]
+    fn a_start_that_was_granted_a_lock_on_a_file_without_a_name_takes_the_one_that_has_it() {
+        let instance = InstanceName::new(&format!("renamed-{}", std::process::id())).unwrap();
+        let take = |warm: &mut Warm| Master::take_over(&instance, &Wanted::default(), None, warm).unwrap();
+        let settle = || take(&mut Warm::default()).set_state(InstanceState::Stopped);
+        let open = |name: &str| files::open(name, OFlag::O_RDWR).unwrap();
+        settle();
+        let nameless = open(&instance.status());
+        files::unlink(&instance.status()).unwrap();
+        settle();
+        let mut warm = Warm::default();
+        warm.granted = Some(Granted { journal: open(&instance.journal()), status: Some(nameless) });
+        let master = take(&mut warm);
+        assert!(master.is_intact(), "it is master of a file that nobody finds");
+        master.retire().unwrap();
+    }
+}
