@@ -16,5 +16,6 @@ pub mod user;
 
 use std::time::Duration;
 
-/// How long a test waits for what must happen. Nothing is asserted about time: this only turns a hang into a failure.
-pub const FAIL_SAFE: Duration = Duration::from_secs(60);
+/// How long a test waits for what must happen. Nothing is asserted about time: this only turns a hang into a failure. Where
+/// faults are there on purpose, hangs are what is waited for.
+pub const FAIL_SAFE: Duration = Duration::from_secs(if cfg!(executor_mutants) { 12 } else { 60 });

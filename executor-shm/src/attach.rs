@@ -20,6 +20,7 @@ use crate::futex::{self, Who};
 use crate::layout::{Geometry, GeometryError, Kind, geometry as geometry_words, lane as sq_words, status};
 use crate::lock::{LockFile, fork_generation};
 use crate::mapped::{ReadWords, WriteWords};
+use crate::mutant::Mutant;
 use crate::state::{InstanceState, LaneState, LaneWord};
 use crate::status::{self as table, ClockUnreadable};
 use crate::words::{Words, WordsMut};
@@ -251,7 +252,7 @@ impl Instance {
                 return Err(FileError::Squatted { name: name.clone(), what });
             }
         }
-        if lock.try_lock().is_err() {
+        if !Mutant::LockNotTaken.is_on() && lock.try_lock().is_err() {
             return Ok(None);
         }
         let cq = files::map_for_reading(&cq_file, &cq_name)?;
@@ -269,8 +270,10 @@ impl Instance {
         }
         // The second look (A1).
         let row = table::load_lane(&self.status, &self.geometry, lane);
-        let pristine = sq.load_commit(sq_words::SLOTS + COMMIT) == 0 && sq.load(sq_words::WISH) == 0;
-        if row.word != word || !pristine {
+        let is_untasked = sq.load_commit(sq_words::SLOTS + COMMIT) == 0 || Mutant::FirstTaskNotSeen.is_on();
+        let is_unwished = sq.load(sq_words::WISH) == 0 || Mutant::WishNotSeen.is_on();
+        let is_same = row.word == word || (Mutant::NonceNotCompared.is_on() && row.word.state() == word.state());
+        if !(is_same || Mutant::LaneNotLookedAtAgain.is_on()) || !is_untasked || !is_unwished {
             return Ok(None);
         }
         sq.store(sq_words::OWNER, u64::from(std::process::id()));

@@ -12,6 +12,7 @@ use crate::lock::LockFile;
 use crate::mapped::WriteWords;
 use crate::mapping::WriteMapping;
 use crate::master::{Master, MasterError};
+use crate::mutant::Mutant;
 use crate::recovery;
 use crate::state::{InstanceState, LaneState};
 use crate::wanted::Wanted;
@@ -107,7 +108,7 @@ pub fn clean(instance: &InstanceName, options: CleanOptions) -> Result<Cleaned, 
         };
         let at = master.geometry.journal_lane(lane);
         let open = recovery::is_unanswered(&master.journal, at, &files.sq, Some(&files.cq), &master.geometry);
-        cleaned.unanswered += u32::from(open);
+        cleaned.unanswered += u32::from(open && !Mutant::CleanIgnoresTasks.is_on());
     }
     cleaned.removed = options.discard || (cleaned.attached == 0 && cleaned.unanswered == 0);
     if cleaned.removed && !options.dry_run {

@@ -41,6 +41,7 @@ use crate::layout::{journal::k, lane as sq_words, status};
 use crate::lock::LockFile;
 use crate::mapped::{ReadWords, SharedWords, WriteWords};
 use crate::master::Master;
+use crate::mutant::Mutant;
 use crate::recovery;
 use crate::rehearsal::{Instant, JoinHandle, sleep};
 use crate::state::{LaneState, LaneWord};
@@ -270,7 +271,9 @@ impl Housekeeping {
         let at = self.master.geometry.journal_lane(lane as u32);
         let gate = self.master.geometry.gate(lane as u32);
         self.lanes[lane].placement = placement;
-        self.master.journal.store(at + k::PLACEMENT, placement.word());
+        if !Mutant::PlacementNotNoted.is_on() {
+            self.master.journal.store(at + k::PLACEMENT, placement.word());
+        }
         self.master.journal.store(at + k::GENERATION, u64::from(self.generation));
         self.master.status.store(gate + status::LANE_PLACEMENT, placement.word());
         self.master.status.store(gate + status::LANE_OWNER, owner);
@@ -358,7 +361,7 @@ impl Housekeeping {
                 keep.served = false;
                 if keep.drain_sent
                     && !rerun
-                    && !(stopping && unanswered)
+                    && !(stopping && unanswered && !Mutant::StopResetsUnserved.is_on())
                     && keep.word.state() != Some(LaneState::Active)
                 {
                     self.skip_ids_of_damaged(lane);
@@ -405,13 +408,15 @@ impl Keep {
 
     /// A FREE lane with an owner who has said what it wants, or that has a task already.
     fn is_taken(&self) -> bool {
-        self.has_task() || (self.is_touched() && self.is_owned())
+        let is_wished = self.is_touched() || Mutant::WishNotAwaited.is_on();
+        (self.has_task() && !Mutant::OrphanedTaskNotSeen.is_on()) || (is_wished && self.is_owned())
     }
 
     /// A FREE lane whose attacher died between its wish and its first task. The order of the looks matters (H4): once the
     /// lock of a touched lane is free nobody can attach to it any more (A1), so the last look is final.
     fn is_given_up(&self) -> bool {
-        self.is_touched() && self.is_deserted() && !self.has_task()
+        let is_left = self.is_touched() && self.is_deserted() && !Mutant::TouchedLaneKept.is_on();
+        is_left && (!self.has_task() || Mutant::TaskGivenUp.is_on())
     }
 
     /// Whether a task was ever submitted.
@@ -425,7 +430,7 @@ impl Keep {
     }
 
     fn is_deserted(&self) -> bool {
-        !self.is_owned()
+        !self.is_owned() && !Mutant::DesertionUnnoticed.is_on()
     }
 }
 

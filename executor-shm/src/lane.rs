@@ -30,6 +30,7 @@ use executor_core::view::RequestView;
 
 use crate::fault::Running;
 use crate::layout::{Geometry, journal::k, lane::SLOTS};
+use crate::mutant::Mutant;
 use crate::sigbus::BROKEN;
 use crate::words::{Words, WordsMut};
 
@@ -129,7 +130,7 @@ impl<S: WordsMut, C: Words> ProducerHalf<S, C> {
     /// Whether there is no slot for another task (I1).
     #[inline(always)]
     pub fn is_full(&self) -> bool {
-        self.submitted - self.credited > self.shape.mask
+        self.submitted - self.credited > self.shape.mask + u64::from(Mutant::FullLaneTakesOneMore.is_on())
     }
 
     /// The lane's sizes.
@@ -160,6 +161,7 @@ impl<S: WordsMut, C: Words> ProducerHalf<S, C> {
         debug_assert!(!self.is_full());
         let position = self.submitted;
         let slot = self.shape.slot(position);
+        Mutant::CommitBeforeDescriptor.then(|| self.sq.commit(slot + COMMIT, position + 1));
         self.sq.store_record(slot, &record.words);
         self.sq.commit(slot + COMMIT, position + 1); // P1
         self.submitted = position + 1;
@@ -252,12 +254,15 @@ impl<S: Words, C: WordsMut, J: WordsMut> WorkerHalf<S, C, J> {
     #[cold]
     fn take_again(&self, into: &mut DescriptorRecord, rerun: Rerun) -> u16 {
         into.words = self.journal.load_record(self.lines);
+        Mutant::RerunFromSubmission.then(|| into.words = self.sq.load_record(self.shape.slot(self.position)));
         rerun.attempt
     }
 
     #[cold]
     fn start_again(&mut self, attempt: u16) {
-        self.journal.store(self.lines + k::ATTEMPTS, self.position << 8 | u64::from(attempt));
+        if !Mutant::AttemptNotStored.is_on() {
+            self.journal.store(self.lines + k::ATTEMPTS, self.position << 8 | u64::from(attempt));
+        }
         self.rerun = None;
     }
 }
@@ -284,7 +289,10 @@ impl<S: Words, C: WordsMut, J: WordsMut> Lane for WorkerHalf<S, C, J> {
         }
         // The private snapshot, each word loaded once; it goes to the journal as well, where a later life can find it.
         into.words = self.sq.load_record(slot);
-        self.journal.store_record(self.lines, &into.words);
+        if !Mutant::DescriptorNotJournalled.is_on() {
+            self.journal.store_record(self.lines, &into.words);
+        }
+        Mutant::DescriptorReadTwice.then(|| into.words = self.sq.load_record(slot));
         1
     }
 
@@ -294,7 +302,9 @@ impl<S: Words, C: WordsMut, J: WordsMut> Lane for WorkerHalf<S, C, J> {
             return None; // I3
         }
         let copy = scratch.get(length)?;
-        self.sq.copy_out(self.shape.request(self.position), copy);
+        if !Mutant::PayloadNotCopied.is_on() {
+            self.sq.copy_out(self.shape.request(self.position), copy);
+        }
         Some(copy)
     }
 
@@ -302,6 +312,7 @@ impl<S: Words, C: WordsMut, J: WordsMut> Lane for WorkerHalf<S, C, J> {
     fn poison(&self) -> Option<Poison> {
         match self.poison.load(Relaxed) {
             0 => None,
+            _ if Mutant::PoisonNotLookedAt.is_on() => None,
             word if word & BROKEN != 0 => Some(Poison::Damaged),
             word => Some(Poison::from_code(word as u8)),
         }
@@ -312,7 +323,8 @@ impl<S: Words, C: WordsMut, J: WordsMut> Lane for WorkerHalf<S, C, J> {
         // SeqCst: only the compiler is held back. The second look at the poison comes after everything was read from `sq`:
         // a file that is truncated meanwhile reads as zeros, and what was judged by zeros is not to be answered.
         compiler_fence(SeqCst);
-        if self.poison.load(Relaxed) != 0 && !matches!(verdict, Some(Status::Poisoned(_) | Status::Interrupted(_))) {
+        let is_told = matches!(verdict, Some(Status::Poisoned(_) | Status::Interrupted(_)));
+        if self.poison.load(Relaxed) != 0 && !is_told && !Mutant::PoisonNotLookedAtAgain.is_on() {
             return false;
         }
         if self.rerun.is_some() {
@@ -322,9 +334,14 @@ impl<S: Words, C: WordsMut, J: WordsMut> Lane for WorkerHalf<S, C, J> {
             compiler_fence(SeqCst);
             return true;
         }
+        let count = self.position.wrapping_add(1);
+        Mutant::StartedBeforeVerdict.then(|| self.journal.commit(self.lines + COMMIT, count));
         self.journal.store(self.lines + k::VERDICT, verdict_word(verdict));
+        Mutant::StartedBeforeTime.then(|| self.journal.commit(self.lines + COMMIT, count));
         self.journal.store(self.lines + k::STARTED_AT, started_at);
-        self.journal.commit(self.lines + COMMIT, self.position.wrapping_add(1)); // P3
+        if !Mutant::StartedAfterHandler.is_on() {
+            self.journal.commit(self.lines + COMMIT, count); // P3
+        }
         self.running.begin(self.lines);
         // SeqCst: only the compiler is held back here. The handler's effects must not move before STARTED: a kill
         // between them would otherwise leave effects of a task that the journal calls not started.
@@ -357,7 +374,9 @@ impl<S: Words, C: WordsMut, J: WordsMut> Lane for WorkerHalf<S, C, J> {
         // SeqCst: only the compiler is held back; the handler's effects must not move past COMPLETED.
         compiler_fence(SeqCst);
         self.rerun = None;
+        Mutant::StartedAfterHandler.then(|| self.journal.commit(self.lines + COMMIT, self.position.wrapping_add(1)));
         let slot = self.shape.slot(self.position);
+        Mutant::CompletedBeforeRecord.then(|| self.cq.commit(slot + COMMIT, self.position.wrapping_add(1)));
         self.cq.store_record(slot, &completion.words);
         self.cq.commit(slot + COMMIT, self.position.wrapping_add(1)); // P2
         self.running.end();

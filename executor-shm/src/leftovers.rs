@@ -7,6 +7,7 @@ use crate::files::{self, FileError, InstanceName};
 use crate::layout::{Geometry, journal};
 use crate::lock::LockFile;
 use crate::mapped::WriteWords;
+use crate::mutant::Mutant;
 use crate::state::{LaneState, LaneWord};
 use crate::words::Words;
 
@@ -43,9 +44,9 @@ pub(crate) fn clear(instance: &InstanceName, journal_lock: &LockFile) -> Result<
             Err(error) if error.is_missing() => continue,
             Err(error) => return Err(error),
         };
-        let used = if name == status {
+        let used = if name == status && !Mutant::LifeBesideNewIgnored.is_on() {
             lock.is_write_locked()
-        } else if is_sq {
+        } else if is_sq && !Mutant::OwnerBesideNewIgnored.is_on() {
             // Taken and kept until the file is gone: nobody can attach to it any more.
             lock.try_lock().map(|()| false).or_else(|e| if e == Errno::EAGAIN { Ok(true) } else { Err(e) })
         } else {

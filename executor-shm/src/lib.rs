@@ -24,6 +24,8 @@ pub mod lock;
 pub mod mapped;
 mod mapping;
 mod master;
+#[doc(hidden)]
+pub mod mutant;
 mod name;
 pub mod recovery;
 #[cfg(shuttle)]

@@ -17,6 +17,7 @@ use crate::layout::{Geometry, GeometryError, Kind, geometry as geometry_words, h
 use crate::leftovers::{self, Cleared};
 use crate::lock::LockFile;
 use crate::mapped::{SharedWords, WriteWords};
+use crate::mutant::Mutant;
 use crate::rehearsal::{self, Instant};
 use crate::round::{Round, rival, take};
 use crate::state::{InstanceState, LaneState, LaneWord};
@@ -211,7 +212,8 @@ impl Master {
         let group = wanted::read_group(instance, &journal)?;
         match state {
             InstanceState::New => {
-                let cleared = leftovers::clear(instance, &journal_lock);
+                let is_adopted = Mutant::NewJournalAdopts.is_on();
+                let cleared = if is_adopted { Ok(Cleared::All) } else { leftovers::clear(instance, &journal_lock) };
                 if !matches!(cleared, Ok(Cleared::All)) {
                     files::unlink_own(&name, &journal_lock)?;
                 }
@@ -242,7 +244,8 @@ impl Master {
                 Err(error)
             })?;
         // After both locks are held: are the names still ours? A stop may have removed them in between.
-        if !files::is_still(&name, &journal_lock)? || !files::is_still(&instance.status(), &status_lock)? {
+        let still = files::is_still(&name, &journal_lock)? && files::is_still(&instance.status(), &status_lock)?;
+        if !still && !Mutant::NamesNotLookedAtAgain.is_on() {
             return Err(Round::Again);
         }
         let (journal, status) = (journal.share(), status.share());
@@ -273,7 +276,7 @@ impl Master {
         let name = instance.journal();
         files::check_own(&name, &lock)?;
         take(&lock, &name, || MasterError::AlreadyRunning { instance: instance.clone() })?;
-        if !files::is_still(&name, &lock)? {
+        if !files::is_still(&name, &lock)? && !Mutant::NamesNotLookedAtAgain.is_on() {
             return Err(Round::Again);
         }
         let words = match warm.take_journal(&lock) {
@@ -299,7 +302,9 @@ impl Master {
         draft.words.store(journal::GROUP, Group::word(wanted.group));
         Boot::now().store(&draft.words, journal::BOOT);
         // Locked before anybody can find it.
-        take(&draft.lock, "the new journal", || MasterError::AlreadyRunning { instance: instance.clone() })?;
+        if !Mutant::NewJournalUnlocked.is_on() {
+            take(&draft.lock, "the new journal", || MasterError::AlreadyRunning { instance: instance.clone() })?;
+        }
         draft.publish(&instance.journal()).map_err(rival)
     }
 
@@ -368,7 +373,9 @@ impl Master {
     /// Whether both names still lead to our inodes.
     pub(crate) fn is_intact(&self) -> bool {
         let still = |name: String, lock: &LockFile| files::is_still(&name, lock).unwrap_or(false);
-        still(self.instance.journal(), &self.journal_lock) && still(self.instance.status(), &self.status_lock)
+        let both =
+            still(self.instance.journal(), &self.journal_lock) && still(self.instance.status(), &self.status_lock);
+        both || Mutant::NamesLostUnnoticed.is_on()
     }
 
     /// Tells everybody, the journal's reader first, what the instance is now.
@@ -395,7 +402,7 @@ impl Master {
     pub(crate) fn sweep(&self) -> Result<(), MasterError> {
         let io = |source| FileError::Refused { verb: "list", name: String::new(), source };
         let mut keep = HashSet::from([self.instance.journal(), self.instance.status()]);
-        for lane in 0..self.geometry.lanes {
+        for lane in (0..self.geometry.lanes).filter(|_| !Mutant::NamedFilesSwept.is_on()) {
             let word = self.lane_word(lane);
             keep.insert(self.instance.sq(lane, word.nonce()));
             keep.insert(self.instance.cq(lane, word.nonce()));
@@ -405,7 +412,7 @@ impl Master {
             return Err(MasterError::NamesLost { instance: self.instance.clone() });
         }
         for name in found {
-            if !keep.contains(&name) {
+            if !keep.contains(&name) && !Mutant::LeftoversNotSwept.is_on() {
                 files::unlink_leftover(&name)?;
             }
         }
@@ -418,6 +425,7 @@ impl Master {
 
     /// Stores a lane's word in the journal, then in the mirror.
     pub(crate) fn set_lane_word(&self, lane: u32, word: LaneWord) {
+        Mutant::MirrorBeforeJournal.then(|| self.mirror_lane_word(lane, word));
         self.journal.commit(self.geometry.journal_lane(lane) + journal::k::STATE, word.word());
         self.mirror_lane_word(lane, word);
     }
@@ -432,10 +440,13 @@ impl Master {
         // The mirror first: an attacher that looks a second time must find no FREE lane any more.
         let lanes = (0..self.geometry.lanes).map(|lane| (lane, self.lane_word(lane)));
         let lanes: Vec<_> = lanes.filter(|(_, word)| word.state() != Some(LaneState::Absent)).collect();
-        for &(lane, word) in &lanes {
+        if Mutant::JournalRetiredFirst.is_on() {
+            files::unlink_own(&self.instance.journal(), &self.journal_lock)?;
+        }
+        for &(lane, word) in lanes.iter().filter(|_| !Mutant::RetiredLanesStayFree.is_on()) {
             self.mirror_lane_word(lane, word.with(LaneState::Resetting, 0));
         }
-        for &(lane, word) in &lanes {
+        for &(lane, word) in lanes.iter().filter(|_| !Mutant::RetiredLanesStayFree.is_on()) {
             self.set_lane_word(lane, word.with(LaneState::Resetting, 0));
         }
         for (lane, word) in lanes {

@@ -14,6 +14,7 @@ use executor_core::status::{Interrupted, Status};
 
 use crate::lane::Rerun;
 use crate::layout::{Geometry, journal::crash, journal::k, lane::SLOTS};
+use crate::mutant::Mutant;
 use crate::words::{Words, WordsMut};
 
 /// Most times a task is run in all.
@@ -64,7 +65,7 @@ pub fn is_unanswered(
     let slot = |position: u64| SLOTS + (position & geometry.mask()) as usize * WORDS;
     let waiting = sq.load_commit(slot(position) + COMMIT) == position.wrapping_add(1);
     let in_flight = position > 0 && cq.is_none_or(|cq| cq.load(slot(position - 1) + COMMIT) != position);
-    waiting || in_flight
+    (waiting && !Mutant::WaitingForgotten.is_on()) || (in_flight && !Mutant::InFlightForgotten.is_on())
 }
 
 /// What a lane was charged for.
@@ -82,7 +83,7 @@ pub fn charge(journal: &impl WordsMut, lines: usize, cq: &impl Words, geometry: 
     let committed = journal.load_commit(lines + COMMIT);
     let slot = SLOTS + (committed.wrapping_sub(1) & geometry.mask()) as usize * WORDS;
     let is_noted = committed != 0
-        && journal.load_commit(lines + crash::POSITION) == committed
+        && (journal.load_commit(lines + crash::POSITION) == committed || Mutant::EarlierNoteCharged.is_on())
         && journal.load(lines + k::VERDICT) == 0
         && cq.load_commit(slot + COMMIT) != committed;
     if !is_noted {
@@ -90,13 +91,13 @@ pub fn charge(journal: &impl WordsMut, lines: usize, cq: &impl Words, geometry: 
     }
     let now = journal.load(lines + crash::AT);
     let mut times = crash::CHARGED.map(|at| journal.load(lines + at));
-    if !times.contains(&now)
+    if (!times.contains(&now) || Mutant::CrashChargedTwice.is_on())
         && let Some((oldest, at)) = times.iter_mut().zip(crash::CHARGED).min_by_key(|(time, _)| **time)
     {
         *oldest = now;
         journal.store(lines + at, now);
     }
-    let window = CRASH_WINDOW.as_nanos() as u64;
+    let window = if Mutant::CrashWindowIgnored.is_on() { u64::MAX } else { CRASH_WINDOW.as_nanos() as u64 };
     // A time of another boot may lie ahead of this one's clock; it is no crash of the last minute.
     let is_recent = |&time: &u64| time != 0 && time <= now && now - time <= window;
     Charge { signal: Some(journal.load(lines + crash::CAUSE) as u8), over_budget: times.iter().all(is_recent) }
@@ -112,13 +113,13 @@ pub fn recover(
     look: impl FnOnce(&DescriptorRecord) -> Circumstances,
 ) -> Recovered {
     let committed = journal.load_commit(lines + COMMIT); // P3
-    if committed == 0 {
+    if committed == 0 || (committed == 1 && Mutant::FirstTaskForgotten.is_on()) {
         return Recovered { position: 0, rerun: None, answered: None };
     }
     let position = committed - 1;
     let slot = SLOTS + (position & geometry.mask()) as usize * WORDS;
     let next = Recovered { position: committed, rerun: None, answered: None };
-    if cq.load_commit(slot + COMMIT) == committed {
+    if cq.load_commit(slot + COMMIT) == committed && !Mutant::CompletedNotNoticed.is_on() {
         return next; // it had completed
     }
     let record = DescriptorRecord { words: journal.load_record(lines) };
@@ -127,13 +128,15 @@ pub fn recover(
         // Done and its like carry lengths that only a handler knows; none of them is ever a verdict.
         let completion =
             CompletionRecord::new(status, attempt, 0, record.submitted_at(), started_at, started_at, [0; 3]);
+        Mutant::AnswerBeforeRecord.then(|| cq.commit(slot + COMMIT, committed));
         cq.store_record(slot, &completion.words);
         cq.commit(slot + COMMIT, committed); // P2
-        Recovered { answered: Some(status), ..next }
+        let again = u64::from(Mutant::AnsweredServedAgain.is_on());
+        Recovered { answered: Some(status), position: committed - again, ..next }
     };
 
     let verdict = journal.load(lines + k::VERDICT);
-    if verdict != 0 {
+    if verdict != 0 && !Mutant::VerdictIgnored.is_on() {
         // It never ran, and says so. A verdict no build writes is a damaged journal: nobody knows.
         let status = Status::from_wire(verdict as u8, (verdict >> 8) as u8, 0);
         return match status {
@@ -142,22 +145,25 @@ pub fn recover(
         };
     }
     let attempts = match journal.load(lines + k::ATTEMPTS) {
-        word if word >> 8 == position => (word as u16) & 0xff,
+        word if word >> 8 == position || Mutant::AttemptsOfAnyTask.is_on() => (word as u16) & 0xff,
         _ => 1,
     }
     .max(1);
     let seen = look(&record);
-    let bar = if attempts >= ATTEMPTS_MAX {
+    let is_poisoned = seen.poisoned && !Mutant::PoisonIgnored.is_on();
+    let is_idempotent = seen.idempotent || Mutant::IdempotenceIgnored.is_on();
+    let bar = if attempts >= ATTEMPTS_MAX && !Mutant::AttemptsIgnored.is_on() {
         Some(Interrupted::Attempts)
-    } else if seen.payload_lost {
+    } else if seen.payload_lost && !Mutant::LossIgnored.is_on() {
         Some(Interrupted::PayloadLost)
-    } else if seen.handler_changed {
+    } else if seen.handler_changed && !Mutant::ChangeIgnored.is_on() {
         Some(Interrupted::HandlerChanged)
     } else {
-        (seen.poisoned || !seen.idempotent).then_some(Interrupted::Killed)
+        (is_poisoned || !is_idempotent).then_some(Interrupted::Killed)
     };
     // Whatever else keeps it from running again, its author wants to hear of the signal.
-    let reason = bar.map(|reason| if seen.signal { Interrupted::Signal } else { reason });
+    let is_signal = seen.signal && !Mutant::SignalNotTold.is_on();
+    let reason = bar.map(|reason| if is_signal { Interrupted::Signal } else { reason });
     match reason {
         Some(reason) => publish(Status::Interrupted(reason), attempts),
         None => Recovered { position, rerun: Some(Rerun { attempt: attempts + 1 }), answered: None },

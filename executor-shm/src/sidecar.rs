@@ -18,6 +18,7 @@ use crate::handle::SidecarHandle;
 use crate::housekeeping::{Housekeeping, Limits, Orders};
 use crate::layout::{LINE, journal, status};
 use crate::master::{Master, MasterError};
+use crate::mutant::Mutant;
 use crate::rehearsal::{self, JoinHandle};
 use crate::signals;
 use crate::standby::Standby;
@@ -292,7 +293,9 @@ impl Plan {
         // handler changed, which is the safe side.
         let generation = status.load(status::GENERATION).max(master.journal.load(journal::GENERATION)) as u32;
         let (rows, generation) = self.merge_registry(&old_rows, generation, geometry.handlers)?;
-        status.store(status::EPOCH, status.load(status::EPOCH).wrapping_add(1));
+        if !Mutant::EpochNotRaised.is_on() {
+            status.store(status::EPOCH, status.load(status::EPOCH).wrapping_add(1));
+        }
         status.store(status::PID, u64::from(std::process::id()));
         status.store(status::STARTED_AT, realtime_ns());
         status.store(status::WORKERS_USED, self.cpus.len() as u64);

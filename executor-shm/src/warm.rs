@@ -21,6 +21,7 @@ use crate::files::{self, FileError, InstanceName};
 use crate::layout::{Geometry, Kind, header, status};
 use crate::lock::{LockFile, same_inode};
 use crate::mapped::WriteWords;
+use crate::mutant::Mutant;
 use crate::state::{InstanceState, LaneState, LaneWord};
 use crate::status as table;
 use crate::words::Words;
@@ -60,7 +61,7 @@ struct WarmLane {
 
 /// Whether a name still leads to the file of `then`, at its length.
 fn is_same(then: &FileStat, now: &FileStat) -> bool {
-    same_inode(then, now) && then.st_size == now.st_size
+    (same_inode(then, now) && then.st_size == now.st_size) || Mutant::WarmFileBelieved.is_on()
 }
 
 impl WarmFile {
@@ -199,7 +200,7 @@ impl WarmLane {
         }
         let (sq, cq) = (instance.sq(lane, self.nonce), instance.cq(lane, self.nonce));
         let held = self.files.sq_lock.stat().map_err(|errno| FileError::refused("look at", &sq, errno))?;
-        let sq_is = files::stat(&sq)?.is_some_and(|now| same_inode(&now, &held));
+        let sq_is = files::stat(&sq)?.is_some_and(|now| same_inode(&now, &held)) || Mutant::WarmFileBelieved.is_on();
         let fits = held.st_size as usize / 8 == self.files.sq.len();
         Ok(sq_is && fits && files::stat(&cq)?.is_some_and(|now| is_same(&self.cq_stat, &now)))
     }

@@ -13,6 +13,7 @@ use executor_core::status::Poison;
 use super::{Housekeeping, skip_ids};
 use crate::handle::read_progress;
 use crate::layout::{Geometry, MAGIC, header, lane::SLOTS, status};
+use crate::mutant::Mutant;
 use crate::sigbus::BROKEN;
 use crate::state::LaneState;
 use crate::words::{Words, WordsMut};
@@ -40,7 +41,8 @@ impl Housekeeping {
             keep.word.state() == Some(LaneState::Free)
                 && keep.sq.as_ref().is_some_and(|sq| sq.load(header::MAGIC) != MAGIC)
         };
-        keep.word.state() != Some(LaneState::Resetting)
+        !Mutant::TruncationIgnored.is_on()
+            && keep.word.state() != Some(LaneState::Resetting)
             && (keep.poison.load(Acquire) & BROKEN != 0 || is_blank())
             && !is_told()
     }
@@ -66,7 +68,9 @@ impl Housekeeping {
 
     fn poison_damaged(&mut self, lane: usize, position: u64) {
         let gate = self.master.geometry.gate(lane as u32);
-        self.master.status.store(gate + status::LANE_DAMAGED_AT, position.wrapping_add(1));
+        if !Mutant::DamageNotTold.is_on() {
+            self.master.status.store(gate + status::LANE_DAMAGED_AT, position.wrapping_add(1));
+        }
         self.poison(lane, Poison::Damaged);
     }
 
@@ -79,7 +83,7 @@ impl Housekeeping {
     /// POISONED -> RESETTING, once the worker has handed it back and its owner is gone. Of a damaged lane the journal does
     /// not know how many ids were handed out; there were a capacity at most past its count.
     pub(super) fn skip_ids_of_damaged(&self, lane: u32) {
-        if self.lanes[lane as usize].word.reason() == Poison::Damaged.code() {
+        if self.lanes[lane as usize].word.reason() == Poison::Damaged.code() && !Mutant::DamagedIdsNotSkipped.is_on() {
             let at = self.master.geometry.journal_lane(lane);
             skip_ids(&self.master.journal, at, u64::from(self.master.geometry.capacity));
         }
@@ -91,7 +95,7 @@ pub fn damaged_at(journal: &impl Words, lines: usize, sq: &impl Words, geometry:
     let position = journal.load_commit(lines + COMMIT);
     let word = sq.load_commit(SLOTS + (position & geometry.mask()) as usize * WORDS + COMMIT);
     let earlier = position.wrapping_add(1).saturating_sub(u64::from(geometry.capacity));
-    let is_sound = word == position.wrapping_add(1) || word == earlier;
+    let is_sound = Mutant::AuditorBlind.is_on() || word == position.wrapping_add(1) || word == earlier;
     // Once the worker has begun with this task its slot may hold a later one, so the word is judged only if it has not.
     (!is_sound && journal.load_commit(lines + COMMIT) == position).then_some(position)
 }

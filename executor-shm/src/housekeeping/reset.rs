@@ -10,6 +10,7 @@ use crate::draft;
 use crate::files::{self, FileError};
 use crate::futex::{self, Who};
 use crate::layout::{LINE, journal::k, status};
+use crate::mutant::Mutant;
 use crate::rehearsal::Instant;
 use crate::state::{LaneState, LaneWord};
 use crate::status::Placement;
@@ -135,7 +136,7 @@ impl Housekeeping {
             },
         };
         let held = match lock {
-            Some(lock) if lock.try_lock().is_err() => {
+            Some(lock) if lock.try_lock().is_err() && !Mutant::ResetUnderOwner.is_on() => {
                 self.lanes[lane].sq_lock = Some(lock); // H1: somebody holds it; the next look tries again
                 return Ok(());
             }
@@ -145,11 +146,11 @@ impl Housekeeping {
         let gate = geometry.gate(number);
         let (journal, table) = (&self.master.journal, &self.master.status);
         let base = count_off_ids(journal, at); // H3
-        if old != 0 {
+        if old != 0 && !Mutant::OldFilesKept.is_on() {
             files::unlink(&instance.sq(number, old))?;
             files::unlink(&instance.cq(number, old))?;
         }
-        let nonce = files::random() >> 8;
+        let nonce = if Mutant::NonceKept.is_on() && old != 0 { old } else { files::random() >> 8 };
         let word = LaneWord::new(LaneState::Resetting, 0, nonce.max(1));
         journal.commit(at + k::STATE, word.word());
         self.lanes[lane].word = word;
@@ -157,10 +158,13 @@ impl Housekeeping {
         self.lanes[lane].cq = None;
         let files =
             draft::create_lane(instance, &geometry, self.master.nonce, self.master.group, number, word.nonce())?;
+        Mutant::FreeBeforeCleared.then(|| journal.commit(at + k::STATE, word.with(LaneState::Free, 0).word()));
         clear_lines(journal, at);
         let resets = journal.load(at + k::RESETS).wrapping_add(u64::from(old != 0));
         journal.store(at + k::RESETS, resets);
-        table.store(gate + status::LANE_BASE, base);
+        if !Mutant::BaseNotMirrored.is_on() {
+            table.store(gate + status::LANE_BASE, base);
+        }
         table.store(gate + status::LANE_RESETS, resets);
         table.store(gate + status::LANE_OWNER, 0);
         table.store(gate + status::LANE_DAMAGED_AT, 0);
@@ -182,7 +186,8 @@ impl Housekeeping {
 /// Adds the ids of the tasks that the journal counts to the lane's base, and returns the sum. Done again it skips ids;
 /// without it, before the count is cleared, they would be given twice.
 pub fn count_off_ids(journal: &impl WordsMut, lines: usize) -> u64 {
-    skip_ids(journal, lines, journal.load(lines + COMMIT))
+    let ids = journal.load(lines + COMMIT).saturating_sub(u64::from(Mutant::BaseGrownTooLittle.is_on()));
+    skip_ids(journal, lines, if Mutant::BaseNotGrown.is_on() { 0 } else { ids })
 }
 
 /// Adds to the lane's base ids of tasks that the journal does not count.
@@ -194,6 +199,9 @@ pub fn skip_ids(journal: &impl WordsMut, lines: usize, ids: u64) -> u64 {
 
 /// Clears what a lane's lines say of its tasks and its owner: J, the worker's words of K and the owner's, the crashes.
 pub fn clear_lines(journal: &impl WordsMut, lines: usize) {
+    if Mutant::LinesNotCleared.is_on() {
+        return;
+    }
     journal.commit(lines + COMMIT, 0);
     for cell in 1..WORDS {
         journal.store(lines + cell, 0);

@@ -13,6 +13,7 @@ use super::{Housekeeping, Keep, Limits, Orders, Pace, skip_ids};
 use crate::files::FileError;
 use crate::layout::{journal::k, status};
 use crate::master::Master;
+use crate::mutant::Mutant;
 use crate::recovery::{self, Circumstances};
 use crate::rehearsal::Instant;
 use crate::state::LaneState;
@@ -58,9 +59,16 @@ impl Housekeeping {
             keep.placement = Placement::from_word(master.journal.load(at + k::PLACEMENT));
             match keep.word.state() {
                 Some(LaneState::Absent) => {}
+                Some(LaneState::Free) if Mutant::FreeLaneForgotten.is_on() => {}
+                Some(LaneState::Draining) if Mutant::DrainingLaneReset.is_on() => {
+                    keep.word = keep.word.with(LaneState::Resetting, 0);
+                }
+                Some(LaneState::Poisoned) if Mutant::PoisonedLaneReset.is_on() => {
+                    keep.word = keep.word.with(LaneState::Resetting, 0);
+                }
                 Some(LaneState::Resetting) | None => keep.word = keep.word.with(LaneState::Resetting, 0),
                 // No lane comes this far: the count is damaged, and a position taken from it would run tasks again.
-                Some(_) if master.journal.load(at + COMMIT) > POSITION_MAX => {
+                Some(_) if master.journal.load(at + COMMIT) > POSITION_MAX && !Mutant::DamagedCountBelieved.is_on() => {
                     keep.word = keep.word.with(LaneState::Resetting, 0);
                     // The state first: killed after it, the next start resets the lane; the count alone, made 0, would
                     // have it serve everything from the beginning.
@@ -75,13 +83,16 @@ impl Housekeeping {
                         // that something else has stop the start: perhaps the files are only elsewhere.
                         Err(error) if error.is_missing() || error.is_damage() => {
                             // Ids past the journal's count were handed out as well.
-                            skip_ids(&master.journal, at, u64::from(master.geometry.capacity));
+                            if !Mutant::LostIdsNotSkipped.is_on() {
+                                skip_ids(&master.journal, at, u64::from(master.geometry.capacity));
+                            }
                             keep.word = keep.word.with(LaneState::Resetting, 0);
                         }
                         Err(error) => return Err(error),
                         Ok(files) => {
                             let charge = recovery::charge(&master.journal, at, &files.cq, &master.geometry);
-                            if charge.over_budget && state != LaneState::Poisoned {
+                            let is_over = charge.over_budget && !Mutant::BudgetIgnored.is_on();
+                            if is_over && state != LaneState::Poisoned {
                                 // The state first, as for every poison: a start killed here finds it and answers alike.
                                 keep.word = keep.word.with(LaneState::Poisoned, Poison::CrashBudget.code());
                                 master.set_lane_word(lane, keep.word);
@@ -100,7 +111,8 @@ impl Housekeeping {
                                         && damaged
                                         && record.length() as usize > INLINE_PAYLOAD,
                                     handler_changed: new.is_none_or(|row| u64::from(row.since) > attached || row.gone),
-                                    idempotent: old.is_some_and(|row| row.idempotent)
+                                    idempotent: (Mutant::OldIdempotenceIgnored.is_on()
+                                        || old.is_some_and(|row| row.idempotent))
                                         && registry.get(id).is_some_and(executor_core::Handler::is_idempotent),
                                     signal: charge.signal.is_some(),
                                 }
@@ -111,7 +123,7 @@ impl Housekeeping {
                             }
                             report.reruns += u32::from(found.rerun.is_some());
                             report.interrupted += u32::from(matches!(found.answered, Some(Status::Interrupted(_))));
-                            keep.start = (found.position, found.rerun);
+                            keep.start = (found.position, found.rerun.filter(|_| !Mutant::RerunForgotten.is_on()));
                             keep.hold(files);
                             keep.poison.fetch_or(u32::from(keep.word.reason()), Relaxed);
                         }
@@ -120,7 +132,7 @@ impl Housekeeping {
             }
             lanes.push(keep);
         }
-        for (lane, keep) in (0..).zip(&lanes) {
+        for (lane, keep) in (0..).zip(&lanes).take_while(|_| !Mutant::MirrorsNotRewritten.is_on()) {
             let at = master.geometry.journal_lane(lane);
             let gate = master.geometry.gate(lane);
             master.status.store(gate + status::LANE_BASE, master.journal.load(at + k::BASE));

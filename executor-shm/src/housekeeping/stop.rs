@@ -8,9 +8,10 @@ use super::{Ending, Housekeeping, Keep};
 use crate::files;
 use crate::futex::{self, Who};
 use crate::layout::status;
+use crate::mutant::Mutant;
 use crate::recovery;
 use crate::rehearsal::{Instant, JoinHandle};
-use crate::state::InstanceState;
+use crate::state::{InstanceState, LaneState};
 use crate::words::Words;
 
 impl Housekeeping {
@@ -27,7 +28,7 @@ impl Housekeeping {
             if workers.iter().all(JoinHandle::is_finished) {
                 break;
             }
-            if !hurried && Instant::now() >= deadline {
+            if !hurried && (Instant::now() >= deadline || Mutant::StopServesNothing.is_on()) {
                 hurried = true;
                 self.controls.iter().for_each(Control::hurry);
             }
@@ -52,6 +53,7 @@ impl Housekeeping {
         for keep in &self.lanes {
             if let Some(lock) = &keep.sq_lock
                 && lock.try_lock().is_err()
+                && !Mutant::StopIgnoresOwners.is_on()
             {
                 return self.keep_files();
             }
@@ -62,7 +64,8 @@ impl Housekeeping {
                 && keep.word.nonce() != 0
                 && !matches!(files::stat(&self.master.instance.sq(lane, keep.word.nonce())), Ok(None))
         });
-        if stray || self.unanswered() > 0 || !self.master.is_intact() {
+        let is_awaited = self.unanswered() > 0 && !Mutant::StopIgnoresTasks.is_on();
+        if stray || is_awaited || !self.master.is_intact() {
             return self.keep_files();
         }
         match self.master.retire() {
@@ -78,7 +81,8 @@ impl Housekeeping {
     fn unanswered(&self) -> u32 {
         let open = |(lane, keep): &(u32, &Keep)| {
             let at = self.master.geometry.journal_lane(*lane);
-            let sq = keep.sq.as_ref();
+            let is_free = keep.word.state() == Some(LaneState::Free);
+            let sq = keep.sq.as_ref().filter(|_| !(is_free && Mutant::StopIgnoresFreeLanes.is_on()));
             sq.is_some_and(|sq| {
                 recovery::is_unanswered(&self.master.journal, at, sq, keep.cq.as_ref(), &self.master.geometry)
             })
