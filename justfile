@@ -28,6 +28,10 @@ loom:
 demo:
     .ci/run demo
 
+# Faults on purpose, and whether a test sees each.
+mutants:
+    .ci/run mutants
+
 # The benches compile.
 bench-smoke:
     .ci/run bench-smoke
