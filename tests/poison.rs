@@ -119,6 +119,7 @@ fn a_truncated_lane_harms_its_own_producer_alone() {
             let completion = client.wait_timeout(&mut running, FAIL_SAFE).unwrap();
             assert_eq!(completion.status(), Status::Done);
             assert_eq!(client.wait_timeout(&mut waiting, FAIL_SAFE).unwrap_err(), WaitError::Damaged);
+            assert!(client.is_damaged() && !victim.is_damaged());
             drop(client);
         } else {
             // This process maps the file as well: a load would end it.

@@ -110,6 +110,9 @@ pub(crate) fn shown_text(view: &Inspection, now: u64) -> String {
                     "its files are from another boot of the machine; give them up with: executord clean --discard {}",
                     view.instance
                 ),
+                0 if view.lanes.iter().any(|lane| lane.unreadable.is_some()) => {
+                    format!("what waits cannot be told; start one with: executord run {}", view.instance)
+                }
                 0 => format!("nothing is unanswered; start one with: executord run {}", view.instance),
                 tasks => format!(
                     "{} wait for the next one; start one with: executord run {}",

@@ -5,11 +5,13 @@
 
 mod support;
 
+use std::os::unix::fs::FileExt;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use executor_client::InstanceName;
 use executor_core::cpu::allowed_cpus;
+use executor_shm::layout::lane as lane_words;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -156,6 +158,31 @@ fn a_sidecar_that_goes_down_ends_the_load_which_says_what_stays_accepted() {
         let left = left.as_array().unwrap().iter().find(|one| one["instance"] == sidecar.instance.as_str()).unwrap();
         assert_eq!(report["unanswered"], left["unanswered"], "{stop} with {pace:?}: {report:#}");
     }
+}
+
+#[test]
+fn a_lane_that_is_damaged_under_the_load_ends_it_which_says_so() {
+    let sidecar = Sidecar::start(&instance("damaged"), &["--capacity", "64"]);
+    let child = start(&sidecar, &["--window", "8"]);
+    eventually("some answers", || answered(&sidecar.instance) >= 100);
+    freeze(&sidecar.child);
+    let full = || show(&sidecar.instance)["lanes"].as_array().unwrap().iter().find(|lane| lane["depth"] == 8).cloned();
+    eventually("a full window", || full().is_some());
+    let lane = full().unwrap();
+    let (number, served) = (&lane["lane"], lane["completed"].as_u64().unwrap());
+    let name = format!("executor.{}.lane-{number}-", sidecar.instance);
+    let mut files = std::fs::read_dir("/dev/shm").unwrap().map(|file| file.unwrap().path());
+    let file = files.find(|path| path.to_str().is_some_and(|p| p.contains(&name) && p.ends_with(".sq"))).unwrap();
+    let file = std::fs::File::options().write(true).open(file).unwrap();
+    for position in served..served + 8 {
+        let slot = lane_words::SLOTS as u64 + position % 64 * 8;
+        file.write_all_at(&u64::MAX.to_le_bytes(), slot * 8).unwrap();
+    }
+    signal(&sidecar.child, Signal::SIGCONT);
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("was damaged from outside") && stderr.contains("unanswered"), "{stderr}");
 }
 
 #[test]

@@ -100,7 +100,7 @@ pub enum LaneStatus {
     Claimed,
     /// Served.
     Served,
-    /// Served no more: every task is answered `Poisoned`.
+    /// Served no more: every task that can still be read is answered `Poisoned`; see [`Client::is_damaged`].
     Poisoned,
     /// No longer this client's: the instance was discarded.
     Lost,
@@ -209,6 +209,13 @@ impl Client {
     /// Whether the task at `position` can never be answered, because what was submitted there cannot be read any more.
     pub(crate) fn is_unreadable(&self, position: u64) -> bool {
         self.state() == LaneStatus::Poisoned && self.instance.damaged_at(self.number).is_some_and(|at| position >= at)
+    }
+
+    /// Whether accepted tasks of this client can never be answered, because what was submitted cannot be read any more: a
+    /// damaged or truncated lane. Waits for them end as [`WaitError::Damaged`](crate::WaitError::Damaged); whoever collects
+    /// asks here now and then, at the price of two loads.
+    pub fn is_damaged(&self) -> bool {
+        self.lane.submitted().checked_sub(1).is_some_and(|last| self.is_unreadable(last))
     }
 
     /// Whether a sidecar holds the instance now: a system call of some 0.4 us.

@@ -15,6 +15,7 @@ use std::sync::{Arc, OnceLock};
 use nix::errno::Errno;
 use shared_memory::{Shmem, ShmemConf, ShmemError};
 
+use crate::layout::LINE;
 use crate::lock::fork_generation;
 use crate::rehearsal::step;
 use crate::sigbus::Guard;
@@ -32,7 +33,7 @@ pub enum MapError {
         source: std::io::Error,
     },
     /// The file has another length than its header says, or none.
-    #[error("{name} has {found} bytes, {expected} are needed; the file is damaged")]
+    #[error("/dev/shm/{name} has {found} bytes, {} are needed; the file is damaged", needed(*expected))]
     Size {
         /// The file's name in `/dev/shm`.
         name: String,
@@ -41,6 +42,11 @@ pub enum MapError {
         /// The bytes needed.
         expected: usize,
     },
+}
+
+/// At least a header is.
+fn needed(expected: usize) -> usize {
+    expected.max(8 * LINE)
 }
 
 /// A file in `/dev/shm` that this process writes.

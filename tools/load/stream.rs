@@ -365,6 +365,14 @@ impl<'a> Stream<'a> {
         if self.client.state() == LaneStatus::Lost {
             return Err(StreamEnd::Failed("the instance was discarded".to_owned()));
         }
+        if self.client.is_damaged() {
+            while self.collect()?.is_some() {}
+            let lane = self.client.lane_number();
+            return Err(StreamEnd::Failed(format!(
+                "lane {lane} was damaged from outside: what was submitted there cannot be read any more; look at it with \
+                 shm-dump, and find out who wrote to its files"
+            )));
+        }
         if !self.client.is_executor_alive() {
             // What the dead one published it published before.
             while self.collect()?.is_some() {}
