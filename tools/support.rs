@@ -169,12 +169,13 @@ impl Drop for Sidecar {
             let _ = self.child.wait();
         }
         let discard = ["clean", self.instance.as_str(), "--discard"];
-        let cleaned = executord().args(discard).output();
-        if !cleaned.is_ok_and(|output| output.status.success()) {
-            // It ran as another user, whose files `clean` leaves alone; the name is this test's.
-            let prefix = format!("executor.{}.", self.instance);
-            let files = std::fs::read_dir("/dev/shm").into_iter().flatten().flatten();
-            for file in files.filter(|file| file.file_name().to_string_lossy().starts_with(&prefix)) {
+        let _ = executord().args(discard).output();
+        // It may have run as another user, whose files `clean` leaves alone; the name is this test's.
+        let prefix = format!("executor.{}.", self.instance);
+        let me = nix::unistd::geteuid().as_raw();
+        for file in std::fs::read_dir("/dev/shm").into_iter().flatten().flatten() {
+            let is_foreign = file.metadata().is_ok_and(|stat| std::os::unix::fs::MetadataExt::uid(&stat) != me);
+            if is_foreign && file.file_name().to_string_lossy().starts_with(&prefix) {
                 let _ = std::fs::remove_file(file.path());
             }
         }
