@@ -14,8 +14,18 @@ pub mod role;
 pub mod shared;
 pub mod user;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a test waits for what must happen. Nothing is asserted about time: this only turns a hang into a failure. Where
 /// faults are there on purpose, hangs are what is waited for.
 pub const FAIL_SAFE: Duration = Duration::from_secs(if cfg!(executor_mutants) { 12 } else { 60 });
+
+/// Waits until something holds, which must come.
+#[track_caller]
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < FAIL_SAFE, "never came: {what}");
+        std::thread::yield_now();
+    }
+}

@@ -4,14 +4,13 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::os::unix::fs::FileExt;
-use std::time::Instant;
 
 use executor_client::{Client, LaneStatus, Status, SubmitError, TaskDescriptor, WaitError};
 use executor_shm::layout::lane::SLOTS;
-use executor_tests::FAIL_SAFE;
 use executor_tests::handlers::{ECHO, SLOW, SLOW_IDEMPOTENT};
 use executor_tests::instance::TestInstance;
 use executor_tests::process;
+use executor_tests::{FAIL_SAFE, until};
 
 const SIDECAR: &str = env!("CARGO_BIN_EXE_sidecar");
 const ECHOED: TaskDescriptor = TaskDescriptor::new(ECHO);
@@ -33,14 +32,6 @@ fn scribble(instance: &TestInstance, lane: u32, slot: u64, word: u64) {
     let name = instance.files().into_iter().find(is_sq).unwrap();
     let file = std::fs::File::options().write(true).open(format!("/dev/shm/{name}")).unwrap();
     file.write_all_at(&word.to_le_bytes(), (SLOTS as u64 + slot * 8) * 8).unwrap();
-}
-
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < FAIL_SAFE, "never came: {what}");
-        std::thread::yield_now();
-    }
 }
 
 #[test]

@@ -17,10 +17,10 @@ use executor_shm::core::status::{HandlerChange, Interrupted};
 use executor_shm::inspect::{Inspection, Inspector};
 use executor_shm::state::LaneState;
 use executor_shm::{Sidecar, SidecarBuilder, StartError};
-use executor_tests::FAIL_SAFE;
 use executor_tests::handlers::{COUNT, ECHO, SLOW, SLOW_IDEMPOTENT, Sum};
 use executor_tests::instance::TestInstance;
 use executor_tests::process::{self, Process, sidecar_command};
+use executor_tests::{FAIL_SAFE, until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -62,15 +62,6 @@ fn look(instance: &TestInstance) -> Inspection {
     Inspector::open(instance.name()).unwrap().look()
 }
 
-#[track_caller]
-fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !is_so() {
-        assert!(begun.elapsed() < FAIL_SAFE, "{what} never came");
-        std::thread::yield_now();
-    }
-}
-
 /// What a process has mapped of an instance: where each file begins, and its inode. A file that has no name any more has
 /// another name here.
 fn mapped(process: &Process, instance: &TestInstance) -> BTreeMap<String, Vec<(String, u64)>> {
@@ -108,7 +99,7 @@ fn signal(process: &Process, signal: Signal) {
 /// Stops a process, and returns once it is stopped.
 fn freeze(process: &Process) {
     signal(process, Signal::SIGSTOP);
-    eventually("the stop", || {
+    until("the stop", || {
         let stat = fs::read_to_string(format!("/proc/{}/stat", process.pid())).unwrap();
         stat.rsplit_once(')').unwrap().1.trim_start().starts_with('T')
     });
@@ -260,7 +251,7 @@ fn of_several_standbys_one_serves_and_the_others_wait_for_the_end_of_that_one() 
                 ready.extend(said.filter(|line| line == "ready").map(|_| number));
             }
         };
-        eventually("a successor", || {
+        until("a successor", || {
             look_for_ready(&mut ready);
             !ready.is_empty()
         });
@@ -355,7 +346,7 @@ fn a_standby_that_is_asked_to_end_while_it_waits_does_so_and_changes_nothing() {
     let mut client = connect(&instance);
     assert_eq!(client.call_timeout::<Sum>(&[1, 2], FAIL_SAFE), Ok(3));
     let standby = stand_by(&instance, &[]);
-    eventually("rest", || has_mapped_all(&standby, &instance));
+    until("rest", || has_mapped_all(&standby, &instance));
     let (files, epoch) = (instance.files(), look(&instance).epoch);
     standby.terminate();
     let (lines, status) = standby.rest();
@@ -382,7 +373,7 @@ fn lanes_that_are_reset_while_a_standby_waits_are_followed_and_served_where_they
     for client in &mut clients {
         assert_eq!(client.call_timeout::<Sum>(&[1, 1], FAIL_SAFE), Ok(2));
     }
-    eventually("all lanes", || has_mapped_all(&standby, &instance));
+    until("all lanes", || has_mapped_all(&standby, &instance));
     let warm = mapped(&standby, &instance);
     assert_eq!(warm.len(), 2 + 2 * 3, "{warm:?}");
     let threads = fs::read_dir(format!("/proc/{}/task", standby.pid())).unwrap();
@@ -406,11 +397,11 @@ fn files_that_were_replaced_under_their_names_are_not_served_where_they_were_map
     for kind in ["journal", "status", ".sq", ".cq"] {
         let instance = TestInstance::new("replaced");
         let sidecar = process::sidecar(SIDECAR, &instance, &[&SMALL[..], &["--lanes", "2"]].concat());
-        eventually("two lanes", || {
+        until("two lanes", || {
             look(&instance).lanes.iter().filter(|lane| lane.state == Some(LaneState::Free)).count() == 2
         });
         let mut standby = stand_by(&instance, &[]);
-        eventually("all lanes", || has_mapped_all(&standby, &instance));
+        until("all lanes", || has_mapped_all(&standby, &instance));
         let warm = mapped(&standby, &instance);
         assert_eq!(warm.len(), 2 + 2 * 2, "{warm:?}");
         freeze(&standby);
@@ -457,7 +448,7 @@ fn a_standby_that_is_stopped_or_killed_keeps_nobody_from_serving_or_starting() {
     let mut ticket = submit(&mut client, ECHO, b"not frozen");
     assert_eq!(end(&mut client, &mut ticket), (Status::Done, 1));
     signal(&frozen, Signal::SIGCONT);
-    eventually("the thaw", || has_mapped_all(&frozen, &instance));
+    until("the thaw", || has_mapped_all(&frozen, &instance));
     assert_eq!(look(&instance).epoch, 2, "it took what is served");
     next.kill();
     frozen.expect("ready");
@@ -480,7 +471,7 @@ fn a_standby_waits_for_whoever_has_the_name_and_not_for_a_stopped_owner_of_files
     let mut client = connect(&instance);
     assert_eq!(client.call_timeout::<Sum>(&[1, 2], FAIL_SAFE), Ok(3));
     signal(&standby, Signal::SIGCONT);
-    eventually("the files of the next one", || has_mapped_all(&standby, &instance));
+    until("the files of the next one", || has_mapped_all(&standby, &instance));
     next.kill();
     standby.expect("ready");
     assert_eq!(client.call_timeout::<Sum>(&[2, 2], FAIL_SAFE), Ok(4));

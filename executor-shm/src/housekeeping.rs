@@ -21,6 +21,8 @@
 //! - H3: `base` grows by the journal's commit word before that word is cleared: ids may skip, they never repeat.
 //! - H4: a FREE lane that was touched is reset only if its first slot holds no task when looked at *after* its lock was
 //!   seen free: its owner may come, submit and go between any two looks.
+//! - H5: a FREE lane whose names were taken away is reset only after its lock was got and then no task was seen: whoever
+//!   opened the files before that has the lock, and with it the lane.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
@@ -162,6 +164,7 @@ impl Housekeeping {
                     self.drain(workers);
                     return (Ending::NamesLost, self);
                 }
+                self.give_up_unattachable();
             }
             if workers.iter().any(JoinHandle::is_finished) {
                 self.tell("a worker ended; the files are left for the next start");

@@ -112,6 +112,30 @@ impl Housekeeping {
         self.reset(lane)
     }
 
+    /// FREE lanes to which nobody can attach, because somebody removed a file of theirs or gave it a second name, are to be
+    /// made anew. The lock comes first (H5): an attacher that opened the files before has it and keeps the lane, or does not
+    /// get it any more. Where a dead one left a task the lane is served, and our lock stays till then.
+    pub(super) fn give_up_unattachable(&mut self) {
+        for lane in 0..self.lanes.len() {
+            let keep = &self.lanes[lane];
+            if keep.word.state() == Some(LaneState::Free)
+                && !self.is_attachable(lane).unwrap_or(true)
+                && keep.sq_lock.as_ref().is_some_and(|lock| lock.try_lock().is_ok())
+                && !keep.has_task()
+            {
+                self.set(lane, LaneState::Resetting, 0);
+            }
+        }
+    }
+
+    /// Whether both names of a lane lead to plain files, and that of its `sq` to the one that is held.
+    fn is_attachable(&self, lane: usize) -> Result<bool, FileError> {
+        let (instance, keep) = (&self.master.instance, &self.lanes[lane]);
+        let (sq, cq) = (instance.sq(lane as u32, keep.word.nonce()), instance.cq(lane as u32, keep.word.nonce()));
+        let is_held = keep.sq_lock.as_ref().map_or(Ok(true), |lock| files::is_still(&sq, lock))?;
+        Ok(is_held && files::is_plain(&sq)? && files::is_plain(&cq)?)
+    }
+
     fn footprint(&self) {
         let made = self.lanes.iter().filter(|keep| keep.sq.is_some()).count();
         self.master.store_footprint(made as u32);
