@@ -24,7 +24,7 @@ use executor_core::registry::RegistryError;
 use executord::floor::Pinned;
 use serde_json::{Value, json};
 
-use frame::outcome;
+use frame::{Common, outcome};
 use outage::{Outage, Parent, Successor, WhoServes, outage};
 use report::{Goal, circumstances, rounded};
 use sidecar::{Setup, SidecarProcess, end_on_signals, serve_if_asked};
@@ -33,21 +33,14 @@ use sidecar::{Setup, SidecarProcess, end_on_signals, serve_if_asked};
 #[derive(Debug, Parser)]
 #[command(name = "failover", after_help = EXAMPLES)]
 struct Options {
-    /// Print one JSON object as the last line instead of a table.
-    #[arg(long)]
-    json: bool,
     /// Kills of each kind.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..))]
     rounds: u64,
     /// Attached lanes, of 1,024 slots and 256 + 256 bytes a slot.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=500))]
     lanes: u32,
-    /// CPUs of the producer and of the sidecars [default: the first two that are allowed].
-    #[arg(long, value_delimiter = ',', num_args = 1, value_name = "PRODUCER,SIDECAR")]
-    cpus: Vec<u32>,
-    /// What `cargo bench` adds; without meaning here.
-    #[arg(long, hide = true)]
-    bench: bool,
+    #[command(flatten)]
+    common: Common,
 }
 
 const EXAMPLES: &str = "\
@@ -76,7 +69,7 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<(), Box<dyn Error>> {
-    let cpus = frame::cpus(&options.cpus)?;
+    let cpus = options.common.cpus()?;
     if cpus.0 == cpus.1 {
         return Err("this bench needs two CPUs: on one it would measure the scheduler".into());
     }
@@ -107,7 +100,7 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     }
     let [standby, restart] = outages;
     let results = Results { standby, restart };
-    if options.json {
+    if options.common.json {
         let Value::Object(mut object) = results.json(options, cpus) else { return Ok(()) };
         object.extend(circumstances);
         println!("{}", Value::Object(object));

@@ -25,7 +25,7 @@ use executor_shm::attach::Instance;
 use executor_shm::inspect::Inspector;
 use serde_json::{Value, json};
 
-use frame::outcome;
+use frame::{Common, outcome};
 use report::{Figure, Goal, Side, circumstances, median, rounded, table};
 use sidecar::{Setup, SidecarProcess, end_on_signals, serve_if_asked};
 use sum::{Sum, call, sum};
@@ -34,9 +34,6 @@ use sum::{Sum, call, sum};
 #[derive(Debug, Parser)]
 #[command(name = "flood", after_help = EXAMPLES)]
 struct Options {
-    /// Print one JSON object as the last line instead of a table.
-    #[arg(long)]
-    json: bool,
     /// Rounds; each measures everything.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
     rounds: u64,
@@ -46,12 +43,8 @@ struct Options {
     /// Threads that attach and drop.
     #[arg(long, default_value_t = 2)]
     flooders: u32,
-    /// CPUs of the producers and of the sidecar [default: the first two that are allowed].
-    #[arg(long, value_delimiter = ',', num_args = 1, value_name = "PRODUCER,SIDECAR")]
-    cpus: Vec<u32>,
-    /// What `cargo bench` adds; without meaning here.
-    #[arg(long, hide = true)]
-    bench: bool,
+    #[command(flatten)]
+    common: Common,
 }
 
 const EXAMPLES: &str = "\
@@ -117,7 +110,7 @@ fn goal(key: &str) -> Goal {
 }
 
 fn run(options: &Options) -> Result<(), Box<dyn Error>> {
-    let cpus = frame::cpus(&options.cpus)?;
+    let cpus = options.common.cpus()?;
     let circumstances = circumstances("flood");
     end_on_signals()?;
     let figures = || FIGURES.map(|(name, key, _)| Figure::new(name, goal(key)));
@@ -134,7 +127,7 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
             }
         }
     }
-    if options.json {
+    if options.common.json {
         let side = |figures: &[Figure; 6], of: fn(&Figure) -> &[f64]| -> Value {
             FIGURES
                 .iter()

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::process::ExitCode;
 
+use clap::Args;
 use executord::floor::two_cpus;
 
 /// Ends a bench: an error is one line with its causes.
@@ -18,11 +19,27 @@ pub(crate) fn outcome(result: Result<(), Box<dyn Error>>) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// The producer's CPU and the sidecar's: as asked, else the first two that are allowed.
-pub(crate) fn cpus(asked: &[u32]) -> Result<(u32, u32), Box<dyn Error>> {
-    match *asked {
-        [] => Ok(two_cpus()?),
-        [producer, sidecar] => Ok((producer, sidecar)),
-        _ => Err("--cpus takes two numbers, as in --cpus 0,1".into()),
+/// What every bench can be asked for.
+#[derive(Debug, Args)]
+pub(crate) struct Common {
+    /// Print one JSON object as the last line instead of tables.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// CPUs of the producers and of the sidecars [default: the first two that are allowed].
+    #[arg(long, value_delimiter = ',', num_args = 1, value_name = "PRODUCER,SIDECAR")]
+    cpus: Vec<u32>,
+    /// What `cargo bench` adds; without meaning here.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+impl Common {
+    /// The producer's CPU and the sidecar's: as asked, else the first two that are allowed.
+    pub(crate) fn cpus(&self) -> Result<(u32, u32), Box<dyn Error>> {
+        match *self.cpus {
+            [] => Ok(two_cpus()?),
+            [producer, sidecar] => Ok((producer, sidecar)),
+            _ => Err("--cpus takes two numbers, as in --cpus 0,1".into()),
+        }
     }
 }

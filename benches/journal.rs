@@ -22,7 +22,7 @@ use executor_core::ClockSource;
 use executord::floor::{CAPACITY, Pinned};
 use serde_json::{Value, json};
 
-use frame::outcome;
+use frame::{Common, outcome};
 use notes::Course;
 use report::{Figure, Goal, Side, circumstances, median, rounded, table};
 
@@ -30,21 +30,14 @@ use report::{Figure, Goal, Side, circumstances, median, rounded, table};
 #[derive(Debug, Parser)]
 #[command(name = "journal", after_help = EXAMPLES)]
 struct Options {
-    /// Print one JSON object as the last line instead of a table.
-    #[arg(long)]
-    json: bool,
     /// Rounds; each measures both sides.
     #[arg(long, default_value_t = 21, value_parser = clap::value_parser!(u64).range(1..))]
     rounds: u64,
     /// Laps of each side in a round; each serves a full lane of 1,024 tasks.
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..))]
     laps: u64,
-    /// CPUs as the other benches take them; the second one is used [default: the first two that are allowed].
-    #[arg(long, value_delimiter = ',', num_args = 1, value_name = "PRODUCER,SIDECAR")]
-    cpus: Vec<u32>,
-    /// What `cargo bench` adds; without meaning here.
-    #[arg(long, hide = true)]
-    bench: bool,
+    #[command(flatten)]
+    common: Common,
 }
 
 const EXAMPLES: &str = "\
@@ -65,7 +58,7 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<(), Box<dyn Error>> {
-    let (_, cpu) = frame::cpus(&options.cpus)?;
+    let (_, cpu) = options.common.cpus()?;
     let circumstances = circumstances("journal");
     let _pinned = Pinned::to(cpu)?;
     let (mut with, mut without) = (Course::with_journal()?, Course::without_journal()?);
@@ -92,7 +85,7 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
         eprint!("\r{:30}\r", "");
     }
     let costs: Vec<f64> = figure.ours.iter().zip(&figure.floor).map(|(with, without)| with - without).collect();
-    if options.json {
+    if options.common.json {
         let Value::Object(mut object) = as_json(options, cpu, &figure, &costs) else { return Ok(()) };
         object.extend(circumstances);
         println!("{}", Value::Object(object));

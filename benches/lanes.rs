@@ -22,7 +22,7 @@ use executor_core::registry::RegistryError;
 use serde_json::{Value, json};
 
 use crowd::{IDLE_LANES, PRODUCERS};
-use frame::outcome;
+use frame::{Common, outcome};
 use payloads::{Path, SIZES};
 use report::{Figure, Goal, Side, circumstances, median, rounded, table};
 use sidecar::{end_on_signals, serve_if_asked};
@@ -33,9 +33,6 @@ use sum::{Sum, sum};
 #[derive(Debug, Parser)]
 #[command(name = "lanes", after_help = EXAMPLES)]
 struct Options {
-    /// Print one JSON object as the last line instead of tables.
-    #[arg(long)]
-    json: bool,
     /// Rounds; each measures everything.
     #[arg(long, default_value_t = 11, value_parser = clap::value_parser!(u64).range(1..))]
     rounds: u64,
@@ -48,12 +45,8 @@ struct Options {
     /// Bytes sent for each size of payload; at least 4,096 tasks, at most 200,000.
     #[arg(long, default_value_t = 256 << 20, value_name = "BYTES")]
     bytes: u64,
-    /// CPUs of the producers and of the sidecar [default: the first two that are allowed].
-    #[arg(long, value_delimiter = ',', num_args = 1, value_name = "PRODUCER,SIDECAR")]
-    cpus: Vec<u32>,
-    /// What `cargo bench` adds; without meaning here.
-    #[arg(long, hide = true)]
-    bench: bool,
+    #[command(flatten)]
+    common: Common,
 }
 
 const EXAMPLES: &str = "\
@@ -82,7 +75,7 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<(), Box<dyn Error>> {
-    let cpus = frame::cpus(&options.cpus)?;
+    let cpus = options.common.cpus()?;
     if cpus.0 == cpus.1 {
         return Err("this bench needs two CPUs: on one it would measure the scheduler".into());
     }
@@ -98,7 +91,7 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     if std::io::stderr().is_terminal() {
         eprint!("\r{:30}\r", "");
     }
-    if options.json {
+    if options.common.json {
         let Value::Object(mut object) = results.json(options, cpus) else { return Ok(()) };
         object.extend(circumstances);
         println!("{}", Value::Object(object));

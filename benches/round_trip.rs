@@ -22,7 +22,7 @@ use executord::floor::CAPACITY;
 use serde_json::{Value, json};
 
 use course::{Course, registry, sides_in_turn};
-use frame::outcome;
+use frame::{Common, outcome};
 use report::{Figure, Goal, Side, circumstances, median, rounded, table};
 use sidecar::{end_on_signals, serve_if_asked};
 
@@ -31,9 +31,6 @@ use sidecar::{end_on_signals, serve_if_asked};
 #[derive(Debug, Parser)]
 #[command(name = "round_trip", after_help = EXAMPLES)]
 struct Options {
-    /// Print one JSON object as the last line instead of a table.
-    #[arg(long)]
-    json: bool,
     /// Rounds; each measures both sides.
     #[arg(long, default_value_t = 11, value_parser = clap::value_parser!(u64).range(1..))]
     rounds: u64,
@@ -46,12 +43,8 @@ struct Options {
     /// Tasks that the throughput loops submit and collect in one go.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=1024))]
     batch: u64,
-    /// CPUs of the producer and of the sidecar [default: the first two that are allowed].
-    #[arg(long, value_delimiter = ',', num_args = 1, value_name = "PRODUCER,SIDECAR")]
-    cpus: Vec<u32>,
-    /// What `cargo bench` adds; without meaning here.
-    #[arg(long, hide = true)]
-    bench: bool,
+    #[command(flatten)]
+    common: Common,
 }
 
 const EXAMPLES: &str = "\
@@ -70,7 +63,7 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<(), Box<dyn Error>> {
-    let cpus = frame::cpus(&options.cpus)?;
+    let cpus = options.common.cpus()?;
     let course = Course { cpus, round_trips: options.round_trips, tasks: options.tasks, batch: options.batch };
     let circumstances = circumstances("round_trip");
     end_on_signals()?;
@@ -84,7 +77,7 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     if std::io::stderr().is_terminal() {
         eprint!("\r{:30}\r", "");
     }
-    if options.json {
+    if options.common.json {
         let Value::Object(mut object) = results.json(&course, options.rounds) else { return Ok(()) };
         object.extend(circumstances);
         println!("{}", Value::Object(object));
