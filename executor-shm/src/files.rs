@@ -353,11 +353,6 @@ pub(crate) fn is_still(name: &str, file: &LockFile) -> Result<bool, FileError> {
     Ok(stat(name)?.is_some_and(|named| same_inode(&named, &held)))
 }
 
-/// Whether `name` is that of a regular file that has no other name.
-pub(crate) fn is_plain(name: &str) -> Result<bool, FileError> {
-    Ok(stat(name)?.is_some_and(|found| check_plain(name, &found).is_ok()))
-}
-
 /// Removes `name` if it is the inode that `file` has open.
 pub(crate) fn unlink_own(name: &str, file: &LockFile) -> Result<(), FileError> {
     if is_still(name, file)? { unlink(name) } else { Ok(()) }

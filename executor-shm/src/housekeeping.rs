@@ -164,7 +164,7 @@ impl Housekeeping {
                     self.drain(workers);
                     return (Ending::NamesLost, self);
                 }
-                self.give_up_unattachable();
+                self.give_up_nameless();
             }
             if workers.iter().any(JoinHandle::is_finished) {
                 self.tell("a worker ended; the files are left for the next start");

@@ -112,14 +112,14 @@ impl Housekeeping {
         self.reset(lane)
     }
 
-    /// FREE lanes to which nobody can attach, because somebody removed a file of theirs or gave it a second name, are to be
-    /// made anew. The lock comes first (H5): an attacher that opened the files before has it and keeps the lane, or does not
-    /// get it any more. Where a dead one left a task the lane is served, and our lock stays till then.
-    pub(super) fn give_up_unattachable(&mut self) {
+    /// FREE lanes of which somebody removed a file are to be made anew: nobody can attach to them. A name that somebody took
+    /// is left alone, as everywhere. The lock comes first (H5): an attacher that opened the files before has it and keeps the
+    /// lane, or does not get it any more. Where a dead one left a task the lane is served, and our lock stays till then.
+    pub(super) fn give_up_nameless(&mut self) {
         for lane in 0..self.lanes.len() {
             let keep = &self.lanes[lane];
             if keep.word.state() == Some(LaneState::Free)
-                && !self.is_attachable(lane).unwrap_or(true)
+                && !self.is_named(lane).unwrap_or(true)
                 && keep.sq_lock.as_ref().is_some_and(|lock| lock.try_lock().is_ok())
                 && !keep.has_task()
             {
@@ -128,12 +128,11 @@ impl Housekeeping {
         }
     }
 
-    /// Whether both names of a lane lead to plain files, and that of its `sq` to the one that is held.
-    fn is_attachable(&self, lane: usize) -> Result<bool, FileError> {
-        let (instance, keep) = (&self.master.instance, &self.lanes[lane]);
-        let (sq, cq) = (instance.sq(lane as u32, keep.word.nonce()), instance.cq(lane as u32, keep.word.nonce()));
-        let is_held = keep.sq_lock.as_ref().map_or(Ok(true), |lock| files::is_still(&sq, lock))?;
-        Ok(is_held && files::is_plain(&sq)? && files::is_plain(&cq)?)
+    /// Whether there is something under both names of a lane.
+    fn is_named(&self, lane: usize) -> Result<bool, FileError> {
+        let (instance, nonce) = (&self.master.instance, self.lanes[lane].word.nonce());
+        let is_there = |name: String| files::stat(&name).map(|found| found.is_some());
+        Ok(is_there(instance.sq(lane as u32, nonce))? && is_there(instance.cq(lane as u32, nonce))?)
     }
 
     fn footprint(&self) {
