@@ -368,12 +368,26 @@ fn files(instance: &InstanceName) -> Vec<String> {
 #[test]
 fn a_start_beside_a_living_sidecar_without_a_journal_is_refused_and_removes_nothing() {
     let instance = name("headless");
-    let sidecar = start(&instance);
+    let ((enter, entered), (open, gate)) = (std::sync::mpsc::channel(), std::sync::mpsc::channel::<()>());
+    let gate = std::sync::Mutex::new(gate);
+    let mut registry = Registry::builder();
+    registry.handler(1, "gate", move |_, _, _| {
+        let _ = enter.send(());
+        let _ = gate.lock().unwrap().recv();
+        Ok(())
+    });
+    let builder = Sidecar::builder().instance(instance.clone()).registry(registry.build().unwrap());
+    let sidecar = builder.pinned(false).start().unwrap();
+    let mut client = Client::connect(&instance).unwrap();
+    client.try_submit(&TaskDescriptor::new(1), b"").unwrap();
+    // It ends by itself once it misses the name, however late this thread goes on, but not before its handler returns.
+    entered.recv().unwrap();
     std::fs::remove_file(format!("/dev/shm/executor.{instance}.journal")).unwrap();
     let before = files(&instance);
     let error = Sidecar::builder().instance(instance.clone()).pinned(false).start().unwrap_err();
     assert!(error.to_string().contains("still in use"), "{error}");
     assert_eq!(files(&instance), before);
+    drop((client, open));
     sidecar.stop();
     sidecar.join().unwrap();
     executor_shm::clean::clean(&instance, executor_shm::clean::CleanOptions::default()).unwrap();
