@@ -1252,7 +1252,8 @@ proptest! {
     #![proptest_config(ProptestConfig {
         cases: 3000,
         max_shrink_iters: if cfg!(executor_mutants) { 0 } else { 20_000 }, // a fault on purpose is found, not explained
-        failure_persistence: Some(Box::new(FileFailurePersistence::Direct("tests/lane_life.regressions"))),
+        failure_persistence: (!cfg!(executor_mutants))
+            .then(|| Box::new(FileFailurePersistence::Direct("tests/lane_life.regressions")) as _),
         ..ProptestConfig::default()
     })]
 

@@ -63,6 +63,7 @@ impl Programs {
         let file = &self.files[&(suspect.kind(), suspect.program().to_owned())];
         let mut command = Command::new(file);
         command.args(suspect.arguments()).current_dir(&self.folder).env("EXECUTOR_MUTANT", mutant.unwrap_or_default());
+        command.env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "1"); // a fault on purpose leaves nothing in the sources
         Trial::run(command, own)
     }
 }

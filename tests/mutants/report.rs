@@ -36,6 +36,8 @@ pub(crate) struct Row {
     pub(crate) name: &'static str,
     pub(crate) what: &'static str,
     pub(crate) fates: Vec<Fate>,
+    /// Times that it was shown to its suspects.
+    pub(crate) looks: u32,
     pub(crate) seconds: f64,
 }
 
@@ -55,6 +57,7 @@ impl Row {
             "caught": self.is_caught(),
             "by": told(true),
             "failed_without_it_too": told(false),
+            "looks": self.looks,
             "seconds": self.seconds,
         })
     }
@@ -72,7 +75,7 @@ impl fmt::Display for Row {
             let comma = if place == 0 { "" } else { ", " };
             write!(f, "{comma}{}: {}{also}", fate.suspect, fate.what)?;
         }
-        Ok(())
+        if self.looks > 1 { write!(f, " (at look {})", self.looks) } else { Ok(()) }
     }
 }
 
