@@ -14,6 +14,7 @@ use crate::lock::fork_generation;
 use crate::mapped::MeterWords;
 use crate::rehearsal::{JoinHandle, last_step, receive};
 use crate::sidecar::{StartError, spawn};
+use crate::slice::ShortSlice;
 
 /// What a thread waits for.
 pub(crate) struct Engagement {
@@ -58,7 +59,9 @@ impl Crew {
                 let table = pinned.and_then(|()| Ok(Table::new(&registry, number)?));
                 let (table, answer) = table.map_or_else(|error| (None, Err(error)), |table| (Some(table), Ok(())));
                 let _ = tell.send(answer);
+                let short = ShortSlice::take(); // the handlers have been made: what they started has slices of its own
                 let (Some(table), Ok(engagement)) = (table, receive(&wait)) else { return false };
+                drop(short);
                 let Engagement { worker, witness, since } = engagement;
                 witness.watch(|| worker.serve_with(table.dated(&since)));
                 true

@@ -20,6 +20,7 @@ use crate::lock::fork_generation;
 use crate::mapped::SharedWords;
 use crate::rehearsal::{JoinHandle, last_step};
 use crate::signals::{StopSignals, Waited, wait};
+use crate::slice::ShortSlice;
 use crate::words::Words;
 
 /// What a sidecar has done, summed over all its lives on these files.
@@ -263,6 +264,7 @@ impl SidecarHandle {
         mut called: impl FnMut(&Self, Moment),
     ) -> Result<StopReport, StopError> {
         let ended = Arc::clone(&self.ended);
+        let _short = ShortSlice::take();
         let after = || interval.and_then(|interval| Instant::now().checked_add(interval));
         let (mut stopping, mut tick) = (None, after());
         loop {

@@ -36,6 +36,7 @@ mod round;
 pub mod sidecar;
 mod sigbus;
 pub mod signals;
+mod slice;
 pub mod standby;
 pub mod state;
 pub mod status;

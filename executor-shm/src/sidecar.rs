@@ -21,6 +21,7 @@ use crate::master::{Master, MasterError};
 use crate::mutant::Mutant;
 use crate::rehearsal::{self, JoinHandle};
 use crate::signals;
+use crate::slice::ShortSlice;
 use crate::standby::Standby;
 use crate::state::InstanceState;
 use crate::status::{self as table, HandlerRow};
@@ -326,6 +327,7 @@ impl Plan {
         let (go, wait) = mpsc::channel::<(Housekeeping, Vec<JoinHandle<bool>>)>();
         let bell = Arc::clone(&ended);
         let keeper = spawn("executor-keeper", move || {
+            let _short = ShortSlice::take();
             let ending = rehearsal::receive(&wait).ok().map(|(housekeeping, workers)| {
                 let (ending, housekeeping) = housekeeping.run(workers);
                 let attached = housekeeping.attached();

@@ -27,6 +27,7 @@ use crate::master::{Master, MasterError};
 use crate::rehearsal::receive;
 use crate::sidecar::{Plan, StartError, spawn};
 use crate::signals::{StopSignals, Waited, wait};
+use crate::slice::ShortSlice;
 use crate::status as table;
 use crate::wanted::read_journal;
 use crate::warm::{Granted, Warm};
@@ -124,6 +125,7 @@ impl Standby {
         if self.generation != fork_generation() {
             return Err(StartError::Forked);
         }
+        let _short = ShortSlice::take(); // the workers have been started already
         let after = || interval.and_then(|interval| Instant::now().checked_add(interval));
         let mut tick = after();
         loop {
@@ -205,6 +207,7 @@ impl Waiter {
         let (tell, told) = mpsc::channel();
         let (instance, rope) = (instance.clone(), Arc::clone(&bell));
         spawn("executor-waiter", move || {
+            let _short = ShortSlice::take();
             // Given up meanwhile, there is nobody to tell: the locks go with what was not taken.
             if tell.send(wait_for_locks(&instance, journal)).is_ok() {
                 let _ = rope.write(1);
