@@ -15,7 +15,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{
-    AtomicBool,
+    AtomicBool, AtomicU32,
     Ordering::{Acquire, Relaxed, Release},
 };
 
@@ -36,7 +36,8 @@ pub(crate) enum Command<L> {
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Signals {
-    called: AtomicBool,
+    /// A whole futex, because a worker that sleeps sleeps on it.
+    called: AtomicU32,
     hurry: AtomicBool,
 }
 
@@ -87,7 +88,18 @@ impl<L> Control<L> {
     /// Tells a worker that drains or closes, now or later, to do so after the task in its hands.
     pub fn hurry(&self) {
         self.signals.hurry.store(true, Relaxed);
-        self.signals.called.store(true, Release);
+        self.signals.called.store(1, Release);
+    }
+
+    /// The word that is 1 from a command until the worker reads its commands. A worker that sleeps sleeps on it: whoever
+    /// keeps workers that do wakes it after each command.
+    pub fn call(&self) -> &AtomicU32 {
+        &self.signals.called
+    }
+
+    /// Has the worker look at its commands and lanes, as a command does.
+    pub fn rouse(&self) {
+        self.signals.called.store(1, Release); // T1
     }
 
     /// A lane that came back.
@@ -97,7 +109,7 @@ impl<L> Control<L> {
 
     fn tell(&mut self, command: Command<L>) -> Result<(), Command<L>> {
         self.commands.push(command).map_err(|rtrb::PushError::Full(command)| command)?;
-        self.signals.called.store(true, Release); // T1
+        self.signals.called.store(1, Release); // T1
         Ok(())
     }
 }
@@ -123,14 +135,19 @@ impl<L> Orders<L> {
     /// Whether there is something to look at. Costs a load of a line that nobody writes while there is not.
     #[inline(always)]
     pub(crate) fn is_called(&self) -> bool {
-        self.signals.called.load(Relaxed)
+        self.signals.called.load(Relaxed) != 0
     }
 
     /// Says that the worker looks now. Call it before [`Orders::next`].
     pub(crate) fn answer(&self) {
         if self.is_called() {
-            self.signals.called.swap(false, Acquire); // T1
+            self.signals.called.swap(0, Acquire); // T1
         }
+    }
+
+    /// The word to sleep on; 0 while nobody calls.
+    pub(crate) fn call(&self) -> &AtomicU32 {
+        &self.signals.called
     }
 
     pub(crate) fn next(&mut self) -> Option<Command<L>> {

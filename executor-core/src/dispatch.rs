@@ -57,6 +57,11 @@ pub trait Lane {
         (self.response(), RequestView::private(&[]))
     }
 
+    /// Tells whoever submits that the worker is about to sleep and must be woken (`true`), or no longer is.
+    fn doze(&mut self, asleep: bool) {
+        let _ = asleep;
+    }
+
     /// Publishes the completion and moves to the next position.
     fn publish(&mut self, completion: &CompletionRecord);
 

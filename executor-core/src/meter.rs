@@ -36,6 +36,14 @@ pub enum WorkerWord {
     Sweeps = 1,
     /// Lanes it serves now.
     Lanes = 2,
+    /// Sleeps that it was woken from, by a task or a command.
+    Wakes = 3,
+    /// Sleeps that ended by themselves.
+    Naps = 4,
+    /// Those of them that found a task waiting: a wake-up that was lost. 0 unless something is wrong.
+    Overslept = 5,
+    /// Nanoseconds asleep.
+    AsleepNs = 6,
 }
 
 /// Offsets of everything in a meter, in words. Every block begins on a 64-byte line.

@@ -68,6 +68,10 @@ impl<L> Rota<L> {
         self.classes.get_mut(place.class)?.lanes.get_mut(place.index)
     }
 
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Served<L>> {
+        self.classes.iter().flat_map(|class| &class.lanes)
+    }
+
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Served<L>> {
         self.classes.iter_mut().flat_map(|class| &mut class.lanes)
     }

@@ -17,12 +17,13 @@
 
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
 
 use crate::clock::Clock;
 use crate::control::{Command, Orders, control};
 use crate::dispatch::{Desk, Lane, Scratch};
-use crate::idle::{Idle, IdleStrategy};
+use crate::idle::{Idle, IdleStrategy, Rest};
 use crate::meter::{self, MeterLayout, WorkerWord};
 use crate::record::{DescriptorRecord, LENGTH_MAX};
 use crate::registry::{Registry, Since, Table, TableError};
@@ -58,18 +59,62 @@ pub struct WorkerOptions<M> {
     pub layout: MeterLayout,
 }
 
+/// A worker's lanes, for whoever puts it to sleep.
+#[derive(Debug)]
+pub struct Lanes<'a, L>(&'a mut Rota<L>);
+
+impl<L> Lanes<'_, L> {
+    /// Each lane once.
+    pub fn iter(&self) -> impl Iterator<Item = &L> {
+        self.0.iter().map(|served| &served.lane)
+    }
+
+    /// The same, to be changed.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut L> {
+        self.0.iter_mut().map(|served| &mut served.lane)
+    }
+}
+
+/// What ended a sleep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Woken {
+    /// There was something to do before it began.
+    AtOnce,
+    /// Somebody woke it.
+    Woken,
+    /// Its time was up and there was nothing to do.
+    InTime,
+    /// Its time was up, and a task had been waiting: a wake-up was lost.
+    Overslept,
+}
+
+/// How a worker sleeps. It may wake for no reason, it must wake by itself within some 100 ms, and it must miss neither a
+/// task nor a call that comes while it falls asleep.
+pub trait Sleep<L>: Send + std::fmt::Debug {
+    /// Sleeps until a lane may be ready or `call` is no longer 0.
+    fn sleep(&mut self, lanes: &mut Lanes<'_, L>, call: &AtomicU32) -> Woken;
+}
+
 /// A worker that was not started yet. Its thread calls [`Worker::serve`].
 #[derive(Debug)]
 pub struct Worker<L, M> {
     options: WorkerOptions<M>,
     orders: Orders<L>,
+    sleeper: Option<Box<dyn Sleep<L>>>,
 }
 
 impl<L: Lane, M: Deref<Target = [AtomicU64]>> Worker<L, M> {
     /// A worker and the control for it.
     pub fn new(options: WorkerOptions<M>) -> (Self, Control<L>) {
         let (control, orders) = control();
-        (Self { options, orders }, control)
+        (Self { options, orders, sleeper: None }, control)
+    }
+
+    /// Has it sleep by `sleeper` when its [`IdleStrategy`] says so; without one it yields instead.
+    #[must_use]
+    pub fn sleeping(mut self, sleeper: Box<dyn Sleep<L>>) -> Self {
+        self.sleeper = Some(sleeper);
+        self
     }
 
     /// Makes the handlers, calls `ready`, and [serves](Self::serve_with). Call it on the worker's own thread, pinned
@@ -113,6 +158,7 @@ impl<L: Lane, M: Deref<Target = [AtomicU64]>> Worker<L, M> {
             sweeps: 0,
             closing: false,
             orders: self.orders,
+            sleeper: self.sleeper,
         };
         loop {
             // One guard around the whole loop, not around each task: a task that does not panic pays nothing for it.
@@ -138,6 +184,7 @@ struct Turn<L, M> {
     sweeps: u64,
     closing: bool,
     orders: Orders<L>,
+    sleeper: Option<Box<dyn Sleep<L>>>,
 }
 
 impl<L: Lane, M: Deref<Target = [AtomicU64]>> Turn<L, M> {
@@ -171,17 +218,42 @@ impl<L: Lane, M: Deref<Target = [AtomicU64]>> Turn<L, M> {
                 if self.orders.is_called() {
                     break;
                 }
-            } else {
-                self.missed();
+            } else if self.missed() {
+                break; // awake again: first of all the commands
             }
         }
         worked
     }
 
+    /// After a look that found nothing; says whether it slept.
     #[inline(always)]
-    fn missed(&mut self) {
+    fn missed(&mut self) -> bool {
         self.desk.last_completed_at = 0;
-        self.idle.miss();
+        let sleeps = self.idle.miss() == Rest::Sleep;
+        if sleeps {
+            self.sleep();
+        }
+        sleeps
+    }
+
+    #[cold]
+    fn sleep(&mut self) {
+        let Some(sleeper) = &mut self.sleeper else { return std::thread::yield_now() };
+        let begun = Instant::now();
+        let woken = sleeper.sleep(&mut Lanes(&mut self.rota), self.orders.call());
+        let word = match woken {
+            Woken::AtOnce => None,
+            Woken::Woken => Some(WorkerWord::Wakes),
+            Woken::InTime => Some(WorkerWord::Naps),
+            Woken::Overslept => Some(WorkerWord::Overslept),
+        };
+        if let Some(word) = word {
+            let worker = self.desk.layout.worker(self.desk.worker as usize);
+            let slept = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            meter::add(&self.desk.meter, worker + word as usize, 1);
+            meter::add(&self.desk.meter, worker + WorkerWord::AsleepNs as usize, slept);
+        }
+        self.idle.slept();
     }
 
     /// Reads commands, gives back what is drained; says whether the worker has ended.
