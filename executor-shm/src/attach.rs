@@ -15,6 +15,7 @@ use executor_core::record::COMMIT;
 use executor_core::{Clock, Priority};
 use nix::fcntl::OFlag;
 
+use crate::barrier;
 use crate::files::{self, FileError, Header, InstanceName};
 use crate::futex::{self, Who};
 use crate::layout::{Geometry, GeometryError, Kind, geometry as geometry_words, lane as sq_words, status};
@@ -277,6 +278,7 @@ impl Instance {
             return Ok(None);
         }
         sq.store(sq_words::OWNER, u64::from(std::process::id()));
+        sq.store(sq_words::BARRIER, u64::from(barrier::is_registered()));
         sq.commit(sq_words::WISH, wish.word()); // A2
         Ok(Some(Claim { lane, nonce, base: row.base, sq, cq, lock }))
     }

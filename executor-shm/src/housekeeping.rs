@@ -36,7 +36,7 @@ use executor_core::worker::Control;
 
 use crate::draft::LaneFiles;
 use crate::fault::Running;
-use crate::futex::{self, Who};
+use crate::futex::{self, Watch, Who};
 use crate::handle::WorkerProgress;
 use crate::lane::{LaneShape, Rerun, WorkerHalf};
 use crate::layout::{journal::k, lane as sq_words, status};
@@ -66,6 +66,8 @@ pub(crate) type ShmLane = WorkerHalf<ReadWords, WriteWords, SharedWords>;
 
 /// Longest nap between two looks at the lanes; attaching and detaching producers cut it short.
 const NAP: Duration = Duration::from_millis(20);
+/// Lanes that a worker can sleep on beside its own call. One that has more, because all workers do, naps shortly instead.
+pub(crate) const LANES_OF_ONE: usize = Watch::MAX - 1;
 /// How often the names are looked at.
 const NAMES_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -268,7 +270,7 @@ impl Housekeeping {
             }
         };
         let owner = sq.load(sq_words::OWNER);
-        let worker = wish.filter(|&worker| (worker as usize) < self.controls.len());
+        let worker = wish.filter(|&worker| (worker as usize) < self.controls.len() && self.load(worker) < LANES_OF_ONE);
         let worker = worker.unwrap_or_else(|| self.least_loaded());
         let placement = Placement { priority, worker };
         let at = self.master.geometry.journal_lane(lane as u32);
@@ -286,9 +288,11 @@ impl Housekeeping {
     }
 
     fn least_loaded(&self) -> u32 {
-        let load =
-            |worker: u32| self.lanes.iter().filter(|keep| keep.served && keep.placement.worker == worker).count();
-        (0..self.controls.len() as u32).min_by_key(|&worker| load(worker)).unwrap_or(0)
+        (0..self.controls.len() as u32).min_by_key(|&worker| self.load(worker)).unwrap_or(0)
+    }
+
+    fn load(&self, worker: u32) -> usize {
+        self.lanes.iter().filter(|keep| keep.served && keep.placement.worker == worker).count()
     }
 
     fn hand_over(&mut self, lane: usize) {
@@ -315,6 +319,8 @@ impl Housekeeping {
             Some(running) => half.telling(running),
             None => half,
         };
+        let half = half.gated(self.master.status.clone(), gate);
+        half.wake_at_start();
         let facts = LaneFacts {
             lane: lane as u32,
             base: self.master.journal.load(at + k::BASE),
@@ -326,6 +332,9 @@ impl Housekeeping {
         };
         match control.adopt(Box::new(Served::new(half, facts))) {
             Ok(()) => {
+                if !Mutant::CommandWakesNobody.is_on() {
+                    futex::wake_all(control.call());
+                }
                 keep.served = true;
                 keep.drain_sent = false;
             }
@@ -344,6 +353,7 @@ impl Housekeeping {
             && let Some(control) = self.controls.get_mut(keep.placement.worker as usize)
         {
             keep.drain_sent = control.drain(lane as u32).is_ok();
+            futex::wake_all(control.call());
         }
     }
 

@@ -5,19 +5,20 @@
 
 mod list;
 mod records;
+mod worker;
 
 use std::path::{Path, PathBuf};
 
 use executor_core::Clock;
 use executor_core::histogram::{BUCKETS, HistogramSnapshot};
-use executor_core::meter::{COUNTS, WorkerWord};
+use executor_core::meter::COUNTS;
 use executor_core::record::{COMMIT, CompletionRecord, DescriptorRecord, WORDS};
 use nix::fcntl::OFlag;
 
 use crate::boot::Boot;
 use crate::files::{self, DIRECTORY, FileError, Header, InstanceName};
 use crate::group::Group;
-use crate::layout::{ABI_VERSION, Geometry, GeometryError, Kind, LINE, header, journal::k, lane as sq_words, status};
+use crate::layout::{ABI_VERSION, Geometry, GeometryError, Kind, header, journal::k, lane as sq_words, status};
 use crate::mapped::ReadWords;
 use crate::state::{InstanceState, LaneState};
 use crate::status::{self as table, HandlerRow, Placement};
@@ -26,6 +27,7 @@ use crate::words::Words;
 pub(crate) use list::cpus_in_use_beside;
 pub use list::{Listed, cpus_in_use, list, list_copies};
 pub use records::{LaneRecords, Phase, TaskRow, TaskView};
+pub use worker::{SLEEP_LANES, SleepView, WorkerView};
 
 /// Why an instance cannot be looked at.
 #[derive(Debug, thiserror::Error)]
@@ -50,21 +52,6 @@ pub enum InspectError {
 /// How `shm-dump` is told where to look.
 fn from(directory: &str) -> String {
     if directory == DIRECTORY { String::new() } else { format!(" --from {directory}") }
-}
-
-/// One worker as it stands.
-#[derive(Clone, Debug)]
-pub struct WorkerView {
-    /// Its number.
-    pub worker: u32,
-    /// The CPU it is pinned to.
-    pub cpu: Option<u32>,
-    /// Tasks ended.
-    pub tasks: u64,
-    /// Sweeps over its lanes, told while it is idle.
-    pub sweeps: u64,
-    /// Lanes it serves.
-    pub lanes: u64,
 }
 
 /// One handler as it stands, over all workers. Histograms are in ticks.
@@ -116,6 +103,10 @@ pub struct LaneView {
     pub resets: u64,
     /// The owner's pid as the owner told it, 0 none.
     pub owner: u64,
+    /// Whether its worker sleeps now, and must be woken by whoever submits.
+    pub sleeping: bool,
+    /// Wake-ups of its producers that found nobody asleep, over all owners.
+    pub useless_wakes: u64,
     /// Whether somebody holds its lock now; `None` where that cannot be seen.
     pub attached: Option<bool>,
     /// Tasks started by this owner; `None` where the journal may not be read.
@@ -335,20 +326,7 @@ impl Inspector {
 
     fn workers(&self) -> Vec<WorkerView> {
         let used = self.status.load(status::WORKERS_USED).min(u64::from(self.geometry.workers)) as u32;
-        let layout = self.geometry.meter_layout();
-        (0..used)
-            .map(|worker| {
-                let line = status::WORKERS + worker as usize * LINE;
-                let at = layout.worker(worker as usize);
-                WorkerView {
-                    worker,
-                    cpu: (self.status.load(line + status::WORKER_CPU) as u32).checked_sub(1),
-                    tasks: self.meter(at + WorkerWord::Tasks as usize),
-                    sweeps: self.meter(at + WorkerWord::Sweeps as usize),
-                    lanes: self.meter(at + WorkerWord::Lanes as usize),
-                }
-            })
-            .collect()
+        (0..used).map(|worker| WorkerView::load(&self.status, &self.geometry, worker)).collect()
     }
 
     fn handlers(&self) -> Vec<HandlerView> {
@@ -391,6 +369,8 @@ impl Inspector {
             base: row.base,
             resets: row.resets,
             owner: row.owner,
+            sleeping: self.status.load(self.geometry.gate(lane) + status::GATE_SLEEPING) != 0,
+            useless_wakes: self.status.load(self.geometry.gate(lane) + status::LANE_USELESS_WAKES),
             attached: None,
             started: None,
             completed: None,

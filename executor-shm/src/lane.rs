@@ -16,77 +16,32 @@
 //! | P2   | CQ w0, `WorkerHalf::publish`    | CQ w0, [`ProducerHalf::look`] | the producer reads half a completion  |
 //! | P3   | J w0, `WorkerHalf::start`       | J w0, `recovery::recover`  | recovery judges a task by another's words |
 //!
+//! Who sleeps, and who wakes whom, is told in `sleep.rs`; a half without a gate tells nobody and wakes nobody.
+//!
 //! P3's reader is a later process: the kill between them orders the stores, so only the compiler could break it. The
 //! compiler fences around the handler keep its effects between STARTED and COMPLETED.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed, Ordering::SeqCst, compiler_fence};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst, compiler_fence};
+use std::time::Duration;
 
 use executor_core::dispatch::{Lane, Scratch};
-use executor_core::record::{COMMIT, CompletionRecord, DescriptorRecord, WORDS};
+use executor_core::record::{COMMIT, CompletionRecord, DescriptorRecord};
 use executor_core::response::Response;
 use executor_core::status::{Poison, Status};
 use executor_core::view::RequestView;
 
+use crate::barrier;
+use crate::bell::Bell;
 use crate::fault::Running;
-use crate::layout::{Geometry, journal::k, lane::SLOTS};
+use crate::layout::journal::k;
+use crate::layout::lane::WAITING;
+use crate::layout::status::{GATE_SLEEPING, LANE_USELESS_WAKES};
 use crate::mutant::Mutant;
 use crate::sigbus::BROKEN;
 use crate::words::{Words, WordsMut};
 
-/// Where things lie in a lane, from private sizes.
-#[derive(Clone, Copy, Debug)]
-pub struct LaneShape {
-    mask: u64,
-    buffers: usize,
-    request_words: usize,
-    response_words: usize,
-}
-
-impl LaneShape {
-    /// The shape of an instance's lanes; `geometry` was checked.
-    pub const fn new(geometry: &Geometry) -> Self {
-        Self {
-            mask: geometry.mask(),
-            buffers: geometry.buffers(),
-            request_words: geometry.request_bytes as usize / 8,
-            response_words: geometry.response_bytes as usize / 8,
-        }
-    }
-
-    /// Slots of either ring.
-    #[inline(always)]
-    pub const fn capacity(&self) -> u64 {
-        self.mask + 1
-    }
-
-    /// Bytes of a request buffer.
-    #[inline(always)]
-    pub const fn request_bytes(&self) -> usize {
-        self.request_words * 8
-    }
-
-    /// Bytes of a response buffer.
-    #[inline(always)]
-    pub const fn response_bytes(&self) -> usize {
-        self.response_words * 8
-    }
-
-    #[inline(always)]
-    const fn slot(&self, position: u64) -> usize {
-        SLOTS + (position & self.mask) as usize * WORDS
-    }
-
-    #[inline(always)]
-    const fn request(&self, position: u64) -> usize {
-        self.buffers + (position & self.mask) as usize * self.request_words
-    }
-
-    #[inline(always)]
-    const fn response(&self, position: u64) -> usize {
-        self.buffers + (position & self.mask) as usize * self.response_words
-    }
-}
+pub use crate::shape::LaneShape;
 
 /// The producer's half: writes `sq`, reads `cq`.
 #[derive(Debug)]
@@ -96,6 +51,8 @@ pub struct ProducerHalf<S, C> {
     shape: LaneShape,
     submitted: u64,
     credited: u64,
+    /// Whether this process is registered for the barrier that a worker raises before it sleeps.
+    registered: bool,
 }
 
 /// What [`ProducerHalf::look`] sees at a position.
@@ -112,7 +69,7 @@ pub enum Look {
 impl<S: WordsMut, C: Words> ProducerHalf<S, C> {
     /// The half of a pristine lane, from position 0.
     pub fn new(sq: S, cq: C, shape: LaneShape) -> Self {
-        Self { sq, cq, shape, submitted: 0, credited: 0 }
+        Self { sq, cq, shape, submitted: 0, credited: 0, registered: barrier::is_registered() }
     }
 
     /// Tasks submitted so far: the position of the next.
@@ -130,7 +87,7 @@ impl<S: WordsMut, C: Words> ProducerHalf<S, C> {
     /// Whether there is no slot for another task (I1).
     #[inline(always)]
     pub fn is_full(&self) -> bool {
-        self.submitted - self.credited > self.shape.mask + u64::from(Mutant::FullLaneTakesOneMore.is_on())
+        self.submitted - self.credited >= self.shape.capacity() + u64::from(Mutant::FullLaneTakesOneMore.is_on())
     }
 
     /// The lane's sizes.
@@ -165,10 +122,17 @@ impl<S: WordsMut, C: Words> ProducerHalf<S, C> {
         self.sq.store_record(slot, &record.words);
         self.sq.commit(slot + COMMIT, position + 1); // P1
         self.submitted = position + 1;
-        // SeqCst: only the compiler is held back. The look at the gate's sleeping word comes after the commit, as the
-        // sleeper looks at the commit word after setting that word.
-        compiler_fence(SeqCst);
         position
+    }
+
+    /// The other half of a worker's falling asleep: after the submit of `position` a look into the lane's gate at whether
+    /// the worker sleeps on it. Once that is so, later tasks need no wake-up, however many come before it is awake.
+    #[inline(always)]
+    pub fn rouse(&self, status: &impl Words, gate: usize, position: u64) {
+        let sleeping = barrier::pass(self.registered, || status.load_pair(gate + GATE_SLEEPING));
+        if sleeping == position + 1 && !Mutant::SubmitWakesNobody.is_on() {
+            self.sq.wake(self.shape.slot(position) + COMMIT);
+        }
     }
 
     /// Looks at the completion of `position`, which must be submitted and not credited.
@@ -192,11 +156,28 @@ impl<S: WordsMut, C: Words> ProducerHalf<S, C> {
         self.cq.copy_out(self.shape.response(position) + word, &mut into[..end]);
     }
 
+    /// Sleeps until the task at `position` has ended, for at most `timeout`, or for no reason. As with a worker that sleeps
+    /// (see `sleep.rs`), the sidecar looks for the word that says so after each completion.
+    #[cold]
+    pub fn sleep(&mut self, position: u64, timeout: Duration) {
+        self.sq.store(WAITING, if Mutant::WaitSleepsUnsaid.is_on() { 0 } else { position + 1 });
+        let timeout = if barrier::raise() { timeout } else { timeout.min(LOOK_AGAIN) };
+        let at = self.shape.slot(position) + COMMIT;
+        let seen = self.cq.load(at);
+        if seen != position + 1 || Mutant::WaitLooksOnce.is_on() {
+            self.cq.nap(at, seen, timeout);
+        }
+        self.sq.store(WAITING, 0);
+    }
+
     /// The words of `sq`, for the owner's own line.
     pub fn sq(&self) -> &S {
         &self.sq
     }
 }
+
+/// How long to sleep at a time where nothing is sure to end the sleep.
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// A task that was in flight when the last sidecar died and is to run again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -218,6 +199,18 @@ pub struct WorkerHalf<S, C, J> {
     rerun: Option<Rerun>,
     poison: Arc<AtomicU32>,
     running: Arc<Running>,
+    gate: Option<Gate<J>>,
+}
+
+/// What a lane whose sides may sleep needs beside its records.
+#[derive(Debug)]
+struct Gate<J> {
+    status: J,
+    /// Where the lane's gate lies in `status`.
+    at: usize,
+    /// Whether this process is registered for the barrier that a producer raises before it sleeps.
+    registered: bool,
+    bell: Bell,
 }
 
 impl<S: Words, C: WordsMut, J: WordsMut> WorkerHalf<S, C, J> {
@@ -231,7 +224,8 @@ impl<S: Words, C: WordsMut, J: WordsMut> WorkerHalf<S, C, J> {
         (position, rerun): (u64, Option<Rerun>),
         poison: Arc<AtomicU32>,
     ) -> Self {
-        Self { sq, cq, journal, lines, shape, position, rerun, poison, running: Arc::default() }
+        let running = Arc::default();
+        Self { sq, cq, journal, lines, shape, position, rerun, poison, running, gate: None }
     }
 
     /// Tells `running` of each task while it runs, for the signal handler of the worker's thread.
@@ -239,6 +233,95 @@ impl<S: Words, C: WordsMut, J: WordsMut> WorkerHalf<S, C, J> {
     pub(crate) fn telling(mut self, running: &Arc<Running>) -> Self {
         self.running = Arc::clone(running);
         self
+    }
+
+    /// Tells producers in the gate at word `gate` of `status` when the worker sleeps, and wakes those that do.
+    #[must_use]
+    pub fn gated(mut self, status: J, gate: usize) -> Self {
+        self.gate = Some(Gate { status, at: gate, registered: barrier::is_registered(), bell: Bell::default() });
+        self
+    }
+
+    /// The word that changes when the next task comes, and what it holds now; `None` if a task is there.
+    pub fn awaited(&self) -> Option<(usize, u64)> {
+        let at = self.shape.slot(self.position) + COMMIT;
+        let seen = self.sq.load(at);
+        let is_idle = seen != self.position.wrapping_add(1) || Mutant::WorkerLooksOnce.is_on();
+        (self.rerun.is_none() && is_idle).then_some((at, seen))
+    }
+
+    /// Shows the word that [`awaited`](Self::awaited) names; `false` if a task is there.
+    pub(crate) fn expect(&self, show: impl FnOnce(&AtomicU64, u64)) -> bool {
+        let Some((at, seen)) = self.awaited() else { return false };
+        if let Some([word]) = self.sq.atomics(at, 1) {
+            show(word, seen);
+        }
+        true
+    }
+
+    /// The stamp of the task that waits to be taken, as its producer set it; `None` if there is none.
+    pub(crate) fn waiting_since(&self) -> Option<u64> {
+        let (at, is_fresh) = (self.shape.slot(self.position) + 2, self.rerun.is_none());
+        (self.is_ready() && is_fresh).then(|| self.sq.load(at))
+    }
+
+    /// Wakes the producer if it sleeps, on whatever completion: a recovery may have published it, or the life before,
+    /// which died before its wake-up.
+    pub(crate) fn wake_at_start(&self) {
+        let waiting = self.sq.load(WAITING);
+        if waiting != 0 && !Mutant::RecoveryWakesNobody.is_on() {
+            self.cq.wake(self.shape.slot(waiting.wrapping_sub(1)) + COMMIT);
+        }
+    }
+
+    /// Wakes the producer if it sleeps on the completion just published, whose slot is at `slot` of `cq`. Completions come
+    /// in order, so the one it sleeps on is met.
+    #[inline(always)]
+    fn wake_producer(&mut self, slot: usize) {
+        let Some(gate) = &self.gate else { return };
+        let waiting = barrier::pass(gate.registered, || self.sq.load_pair(WAITING));
+        if waiting == self.position && !Mutant::CompletionWakesNobody.is_on() {
+            self.wake_now_or_later(slot + COMMIT);
+        }
+    }
+
+    #[cold]
+    fn wake_now_or_later(&mut self, at: usize) {
+        let Some(gate) = &mut self.gate else { return };
+        if gate.bell.is_worn() {
+            gate.bell.put_off(at);
+        } else {
+            self.wake_now(at);
+        }
+    }
+
+    fn wake_now(&mut self, at: usize) {
+        let Some(gate) = &mut self.gate else { return };
+        let woken = self.cq.wake(at);
+        gate.bell.rung(woken);
+        if woken == 0 {
+            let word = gate.at + LANE_USELESS_WAKES;
+            gate.status.store(word, gate.status.load(word).wrapping_add(1));
+        }
+    }
+
+    /// A look that found no task.
+    #[inline(always)]
+    fn missed(&mut self) {
+        if self.gate.as_ref().is_some_and(|gate| gate.bell.is_owed()) {
+            self.pay(false);
+        }
+    }
+
+    /// Makes good for a wake-up that was put off, if it is time or the worker has none to lose.
+    #[cold]
+    pub(crate) fn pay(&mut self, at_once: bool) {
+        let Some(gate) = &mut self.gate else { return };
+        if (at_once || !gate.bell.is_worn())
+            && let Some(at) = gate.bell.take_owed()
+        {
+            self.wake_now(at);
+        }
     }
 
     /// Gives the files back.
@@ -285,6 +368,7 @@ impl<S: Words, C: WordsMut, J: WordsMut> Lane for WorkerHalf<S, C, J> {
         }
         let slot = self.shape.slot(self.position);
         if self.sq.load_commit(slot + COMMIT) != self.position.wrapping_add(1) {
+            self.missed();
             return 0; // P1
         }
         // The private snapshot, each word loaded once; it goes to the journal as well, where a later life can find it.
@@ -349,6 +433,13 @@ impl<S: Words, C: WordsMut, J: WordsMut> Lane for WorkerHalf<S, C, J> {
         true
     }
 
+    fn doze(&mut self, asleep: bool) {
+        let asleep = asleep && !Mutant::WorkerSleepsUnsaid.is_on();
+        if let Some(gate) = &self.gate {
+            gate.status.store(gate.at + GATE_SLEEPING, if asleep { self.position.wrapping_add(1) } else { 0 });
+        }
+    }
+
     #[inline(always)]
     fn response(&mut self) -> Response<'_> {
         let at = self.shape.response(self.position);
@@ -381,6 +472,7 @@ impl<S: Words, C: WordsMut, J: WordsMut> Lane for WorkerHalf<S, C, J> {
         self.cq.commit(slot + COMMIT, self.position.wrapping_add(1)); // P2
         self.running.end();
         self.position = self.position.wrapping_add(1);
+        self.wake_producer(slot);
     }
 
     #[inline(always)]

@@ -161,14 +161,20 @@ pub mod status {
     pub const WORKER_CPU: usize = 0;
     /// Its idle strategy.
     pub const WORKER_IDLE: usize = 1;
+    /// What it sleeps without: bit 0 the kernel's barrier, so that producers use fences; bit 1 the call to sleep on several
+    /// words, so that it naps for a millisecond at a time.
+    pub const WORKER_LACKS: usize = 2;
 
     /// Words of a lane in the lane table: a gate line and a line of facts.
     pub const LANE_WORDS: usize = 2 * LINE;
     /// Gate: [`LaneWord`](crate::state::LaneWord), the mirror of the journal's. Read by every submit; nothing written
     /// per task or per sweep is on this line.
     pub const GATE_STATE: usize = 0;
-    /// Gate: not 0 while the lane's worker sleeps.
+    /// Gate: 0 while the lane's worker is awake, else position + 1 of the task it sleeps on.
     pub const GATE_SLEEPING: usize = 1;
+    /// Gate: 1 if the lane's worker, before it sleeps and before it looks who else does, has the kernel put a barrier into
+    /// every process that registered for it; 0 if whoever is asleep or awake must use a fence of its own.
+    pub const GATE_BARRIER: usize = 2;
     /// Facts: the base of task ids.
     pub const LANE_BASE: usize = LINE;
     /// Facts: priority | worker << 8.
@@ -182,6 +188,8 @@ pub mod status {
     /// Facts: of a lane that is poisoned because its `sq` was damaged, position + 1 of the first task that cannot be read;
     /// 0 else. Stored before the state.
     pub const LANE_DAMAGED_AT: usize = LINE + 5;
+    /// Facts: wake-ups of the lane's producers that found nobody asleep, over all owners. The lane's worker stores it.
+    pub const LANE_USELESS_WAKES: usize = LINE + 6;
 
     /// Words of a registry row.
     pub const ROW_WORDS: usize = 2 * LINE;
@@ -204,6 +212,8 @@ pub mod lane {
     use super::{LINE, PAGE};
     /// `sq`: position + 1 the producer sleeps on; 0 none.
     pub const WAITING: usize = 2 * LINE;
+    /// `sq`: 1 if the producer is registered for the kernel's barrier, as in [`super::status::GATE_BARRIER`].
+    pub const BARRIER: usize = 2 * LINE + 1;
     /// `sq`: the owner's wish: 1 | priority << 8 | (worker + 1) << 16; 0 until it is written.
     pub const WISH: usize = 3 * LINE;
     /// `sq`: the owner's pid in its own namespace: for people, never for a decision.
@@ -410,9 +420,13 @@ pub const LAYOUT_HASH: u64 = {
         status::NAP,
         status::WORKERS,
         status::LANE_WORDS,
+        status::GATE_BARRIER,
+        status::LANE_USELESS_WAKES,
+        status::WORKER_LACKS,
         status::ROW_WORDS,
         status::ROW_NAME,
         lane::WAITING,
+        lane::BARRIER,
         lane::WISH,
         lane::SLOTS,
         probe.lane_table(),
@@ -435,8 +449,10 @@ pub const LAYOUT_HASH: u64 = {
 
 // A submit reads the gate line; nothing else shares it, and it is a whole line.
 const _: () = assert!(status::LANE_WORDS.is_multiple_of(LINE));
-const _: () = assert!(status::GATE_SLEEPING < LINE);
+const _: () = assert!(status::GATE_SLEEPING < LINE && status::GATE_BARRIER < LINE);
 const _: () = assert!(status::LANE_BASE >= LINE);
+// Who sleeps, and whether it raises the barrier, is looked at together.
+const _: () = assert!(status::GATE_BARRIER == status::GATE_SLEEPING + 1 && lane::BARRIER == lane::WAITING + 1);
 // The words of K that the worker stores are others than housekeeping's.
 const _: () = assert!(journal::k::STARTED_AT < journal::k::STATE);
 const _: () = assert!(journal::k::PLACEMENT < 2 * LINE);

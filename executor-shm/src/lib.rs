@@ -6,6 +6,8 @@
 #![deny(unsafe_code)]
 
 pub mod attach;
+pub mod barrier;
+mod bell;
 mod boot;
 pub mod clean;
 mod crew;
@@ -33,10 +35,12 @@ pub mod rehearsal;
 #[cfg(not(shuttle))]
 mod rehearsal;
 mod round;
+mod shape;
 pub mod sidecar;
 mod sigbus;
 pub mod signals;
 mod slice;
+mod sleep;
 pub mod standby;
 pub mod state;
 pub mod status;

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 use executor_core::record::WORDS;
 
 use crate::mapping::{ReadMapping, WriteMapping};
-use crate::words::{Cell, Words, WordsMut, loads, out_of_block, stores};
+use crate::words::{Cell, Words, WordsMut, loads, naps, out_of_block, stores};
 
 /// Address and length of mapped words, with the check that every access goes through.
 #[derive(Clone, Copy, Debug)]
@@ -142,6 +142,7 @@ impl Words for ReadWords {
     }
 
     loads!();
+    naps!();
 
     #[inline]
     fn copy_out(&self, at: usize, into: &mut [u8]) {
@@ -197,10 +198,16 @@ impl Words for WriteWords {
     }
 
     loads!();
+    naps!();
 
     #[inline]
     fn copy_out(&self, at: usize, into: &mut [u8]) {
         self.span.copy_out(at, into);
+    }
+
+    #[inline]
+    fn atomics(&self, at: usize, words: usize) -> Option<&[AtomicU64]> {
+        Some(self.span.atomics(at, words))
     }
 }
 
@@ -255,6 +262,7 @@ impl Words for SharedWords {
     }
 
     loads!();
+    naps!();
 }
 
 impl WordsMut for SharedWords {

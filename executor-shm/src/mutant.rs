@@ -57,6 +57,30 @@ mutants! {
     /// publish: COMPLETED is stored before the completion
     CompletedBeforeRecord,
 
+    // Sleep and wake: `lane.rs`, `bell.rs`, `sleep.rs`, `housekeeping.rs`.
+    /// worker: it sleeps and does not say so
+    WorkerSleepsUnsaid,
+    /// worker: it sleeps on what it sees, whatever that is
+    WorkerLooksOnce,
+    /// submit: it wakes nobody
+    SubmitWakesNobody,
+    /// wait: it sleeps and does not say so
+    WaitSleepsUnsaid,
+    /// wait: it sleeps on what it sees, whatever that is
+    WaitLooksOnce,
+    /// publish: it wakes nobody
+    CompletionWakesNobody,
+    /// publish: a wake-up that was put off is left out
+    WakeUpLeftOut,
+    /// publish: useless wake-ups are not held back
+    WakeUpsWithoutEnd,
+    /// recovery: it wakes nobody
+    RecoveryWakesNobody,
+    /// housekeeping: a lane that is handed over wakes nobody
+    CommandWakesNobody,
+    /// worker: with more lanes than it can sleep on it sleeps as long as with few
+    CrowdForgotten,
+
     // What a start makes of the task in flight: `recovery.rs`.
     /// recovery: a completion that is there is not noticed
     CompletedNotNoticed,

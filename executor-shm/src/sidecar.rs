@@ -10,6 +10,7 @@ use executor_core::registry::{Registry, RegistryError, TableError};
 use executor_core::worker::{QUANTUM, Worker, WorkerOptions};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use crate::barrier;
 use crate::crew::{Crew, Engagement};
 use crate::fault::{self, Running, Witness};
 use crate::files::{FileError, InstanceName, realtime_ns};
@@ -22,6 +23,7 @@ use crate::mutant::Mutant;
 use crate::rehearsal::{self, JoinHandle};
 use crate::signals;
 use crate::slice::ShortSlice;
+use crate::sleep::{self, Sleeper};
 use crate::standby::Standby;
 use crate::state::InstanceState;
 use crate::status::{self as table, HandlerRow};
@@ -181,7 +183,7 @@ impl SidecarBuilder {
         self
     }
 
-    /// What workers do between tasks. Unset: spin, then yield; with a single CPU, yield at once.
+    /// What workers do between tasks. Unset: [`IdleStrategy::default_on`] the CPUs that are allowed.
     #[must_use]
     pub fn idle(mut self, idle: IdleStrategy) -> Self {
         self.idle = Some(idle);
@@ -237,6 +239,7 @@ impl SidecarBuilder {
 
     fn plan(self) -> Result<Plan, StartError> {
         fault::install(); // before any lane is mapped: a truncated file is met while mapping already
+        barrier::is_registered(); // takes its time, which a standby has now
         let registry = match self.registry {
             Some(registry) => registry,
             None => Registry::builder().build()?,
@@ -338,6 +341,7 @@ impl Plan {
             ending
         })?;
         let (mut engagements, since) = (Vec::new(), table::since(&rows));
+        let lacks = sleep::lacks();
         for (number, &cpu) in (0u32..).zip(&self.cpus) {
             let (worker, control) = Worker::new(WorkerOptions {
                 worker: number,
@@ -349,6 +353,7 @@ impl Plan {
                 meter: status.meter(geometry.meter(), geometry.meter_layout().words()),
                 layout: geometry.meter_layout(),
             });
+            let worker = worker.sleeping(Box::new(Sleeper::new(clock, housekeeping.master.timed)));
             housekeeping.controls.push(control);
             let running = Arc::new(Running::default());
             let witness = Witness::new(housekeeping.master.journal.clone(), Arc::clone(&running), number);
@@ -356,6 +361,7 @@ impl Plan {
             let line = status::WORKERS + number as usize * LINE;
             status.store(line + status::WORKER_CPU, cpu.map_or(0, |cpu| u64::from(cpu) + 1));
             status.store(line + status::WORKER_IDLE, self.idle as u64);
+            status.store(line + status::WORKER_LACKS, lacks);
             engagements.push(Engagement { worker, witness, since: since.clone() });
         }
         let threads = crew.engage(engagements);

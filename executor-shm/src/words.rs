@@ -22,6 +22,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use executor_core::record::WORDS;
 
@@ -95,6 +96,16 @@ pub trait Words {
     /// `at` is past the end; positions are masked and lengths checked before, so that is a bug of ours.
     fn load(&self, at: usize) -> u64;
 
+    /// Loads words `at` and `at + 1`, Relaxed, in whatever order, at the price of one check.
+    ///
+    /// # Panics
+    ///
+    /// As [`Words::load`].
+    #[inline(always)]
+    fn load_pair(&self, at: usize) -> [u64; 2] {
+        [self.load(at), self.load(at + 1)]
+    }
+
     /// Loads word `at`; what its writer stored before committing it is visible afterwards.
     ///
     /// # Panics
@@ -130,6 +141,26 @@ pub trait Words {
     fn atomics(&self, at: usize, words: usize) -> Option<&[AtomicU64]> {
         let _ = (at, words);
         None
+    }
+
+    /// Sleeps until somebody [wakes](Words::wake) word `at`, for at most `timeout`, or for no reason; not at all if the low
+    /// half of the word is no longer that of `seen`, which is compared under a lock that a wake-up takes.
+    ///
+    /// # Panics
+    ///
+    /// As [`Words::load`].
+    fn nap(&self, at: usize, seen: u64, timeout: Duration) {
+        let _ = (at, seen, timeout);
+    }
+
+    /// Wakes all who sleep on word `at` and says how many there were. Works where the block is only read.
+    ///
+    /// # Panics
+    ///
+    /// As [`Words::load`].
+    fn wake(&self, at: usize) -> u32 {
+        let _ = at;
+        0
     }
 }
 
@@ -170,6 +201,12 @@ macro_rules! loads {
         #[inline(always)]
         fn load(&self, at: usize) -> u64 {
             self.cells::<1>(at)[0].relaxed()
+        }
+
+        #[inline(always)]
+        fn load_pair(&self, at: usize) -> [u64; 2] {
+            let [first, second] = self.cells::<2>(at);
+            [first.relaxed(), second.relaxed()]
         }
 
         #[inline(always)]
@@ -215,7 +252,22 @@ macro_rules! stores {
     };
 }
 
-pub(crate) use {loads, stores};
+/// Sleeping on words and waking who does, over the same.
+macro_rules! naps {
+    () => {
+        #[cold]
+        fn nap(&self, at: usize, seen: u64, timeout: std::time::Duration) {
+            crate::futex::nap(self.cells::<1>(at)[0], seen, timeout, crate::futex::Who::Anybody);
+        }
+
+        #[cold]
+        fn wake(&self, at: usize) -> u32 {
+            crate::futex::wake_all(self.cells::<1>(at)[0])
+        }
+    };
+}
+
+pub(crate) use {loads, naps, stores};
 
 #[cold]
 #[inline(never)]
@@ -231,29 +283,69 @@ type HeapAtomic = loom::sync::atomic::AtomicU64;
 /// Words on the heap, for tests and models: under `--cfg loom` they are loom's. Clones share the words, so that one
 /// clone plays the writer and another the reader.
 #[derive(Clone, Debug)]
-pub struct HeapWords(Arc<[HeapAtomic]>);
+pub struct HeapWords {
+    words: Arc<[HeapAtomic]>,
+    #[cfg(loom)]
+    bed: Arc<Bed>,
+}
+
+/// What the kernel is to who sleeps and who wakes, in a model: the comparison and the falling asleep are one step to a
+/// wake-up. Nobody wakes by himself, so that a wake-up that is lost is a deadlock, which loom reports.
+#[cfg(loom)]
+#[derive(Debug)]
+struct Bed {
+    /// How many sleep on which word.
+    sleepers: loom::sync::Mutex<std::collections::BTreeMap<usize, u32>>,
+    woken: loom::sync::Condvar,
+}
 
 impl HeapWords {
     /// `words` zeros.
     pub fn new(words: usize) -> Self {
-        Self((0..words).map(|_| HeapAtomic::new(0)).collect())
+        Self {
+            words: (0..words).map(|_| HeapAtomic::new(0)).collect(),
+            #[cfg(loom)]
+            bed: Arc::new(Bed { sleepers: loom::sync::Mutex::default(), woken: loom::sync::Condvar::new() }),
+        }
     }
 
     #[inline(always)]
     fn cells<const N: usize>(&self, at: usize) -> [&HeapAtomic; N] {
-        if at > self.0.len().wrapping_sub(N) || N > self.0.len() {
-            out_of_block(at, N, self.0.len());
+        if at > self.words.len().wrapping_sub(N) || N > self.words.len() {
+            out_of_block(at, N, self.words.len());
         }
-        std::array::from_fn(|i| &self.0[at + i])
+        std::array::from_fn(|i| &self.words[at + i])
     }
 }
 
 impl Words for HeapWords {
     fn len(&self) -> usize {
-        self.0.len()
+        self.words.len()
     }
 
     loads!();
+
+    #[cfg(not(loom))]
+    naps!();
+
+    #[cfg(loom)]
+    fn nap(&self, at: usize, seen: u64, _timeout: Duration) {
+        let Ok(mut sleepers) = self.bed.sleepers.lock() else { return };
+        if self.load(at) == seen {
+            *sleepers.entry(at).or_default() += 1;
+            while sleepers.contains_key(&at) {
+                let Ok(woken) = self.bed.woken.wait(sleepers) else { return };
+                sleepers = woken;
+            }
+        }
+    }
+
+    #[cfg(loom)]
+    fn wake(&self, at: usize) -> u32 {
+        let Ok(mut sleepers) = self.bed.sleepers.lock() else { return 0 };
+        self.bed.woken.notify_all();
+        sleepers.remove(&at).unwrap_or(0)
+    }
 }
 
 impl WordsMut for HeapWords {

@@ -30,7 +30,7 @@ use executor_shm::{Group, InstanceName, Sidecar};
 /// The version that all numbers of this file belong to.
 const ABI: u32 = 1;
 /// FNV-1a 64 over the offsets and sizes that `layout.rs` lists, one word each.
-const LAYOUT_HASH: u64 = 0x2733_2cc4_c560_35f9;
+const LAYOUT_HASH: u64 = 0xb9ab_f730_4d5c_d80c;
 /// FNV-1a 64 over `echo`, a zero byte and five zeros of 32 bits.
 const ECHO: u64 = 0xbd25_b140_e585_3cac;
 /// The same over `sized-and-again`, a zero byte, 7 and four zeros.
@@ -109,6 +109,10 @@ fn every_offset_is_where_this_version_has_it() {
         ("status::LANE_WORDS", status::LANE_WORDS, 16),
         ("status::GATE_STATE", status::GATE_STATE, 0),
         ("status::GATE_SLEEPING", status::GATE_SLEEPING, 1),
+        ("status::GATE_BARRIER", status::GATE_BARRIER, 2),
+        ("status::LANE_USELESS_WAKES", status::LANE_USELESS_WAKES, 14),
+        ("status::WORKER_LACKS", status::WORKER_LACKS, 2),
+        ("lane::BARRIER", lane::BARRIER, 17),
         ("status::LANE_BASE", status::LANE_BASE, 8),
         ("status::LANE_PLACEMENT", status::LANE_PLACEMENT, 9),
         ("status::LANE_ATTACHED_AT", status::LANE_ATTACHED_AT, 10),

@@ -54,6 +54,8 @@ const POISON: Suspect = test("poison");
 const STANDBY: Suspect = test("standby");
 const STARTERS: Suspect = test("starters");
 const REPLACED_STATUS: Suspect = test("refusals a_status_that_is_not_the_journals");
+const SLEEP: Suspect = test("sleep");
+const SLEEPERS: Suspect = Suspect(Kind::Program, "sleepers --races 20000");
 const RESET_KILLS: Suspect = Suspect(Kind::Program, "kills --unit reset/detached");
 
 /// The suspects of a mutant, the most likely one first.
@@ -65,6 +67,9 @@ pub(crate) fn suspects(mutant: Mutant) -> &'static [Suspect] {
         StartedAfterHandler | DescriptorReadTwice | DescriptorNotJournalled | RerunFromSubmission => &[LANE_LIFE],
         PayloadNotCopied => &[LANE_MODEL],
         PoisonNotLookedAt | PoisonNotLookedAtAgain => &[LANE_MODEL, LANE_LIFE],
+        WorkerSleepsUnsaid | SubmitWakesNobody | WorkerLooksOnce => &[SLEEPERS, SLEEP],
+        WaitSleepsUnsaid | CompletionWakesNobody | WaitLooksOnce => &[SLEEPERS, SLEEP],
+        WakeUpLeftOut | WakeUpsWithoutEnd | RecoveryWakesNobody | CommandWakesNobody | CrowdForgotten => &[SLEEP],
         CompletedNotNoticed | FirstTaskForgotten | VerdictIgnored | IdempotenceIgnored => &[LANE_MODEL],
         PoisonIgnored | ChangeIgnored | LossIgnored | AttemptsIgnored | AttemptsOfAnyTask => &[LANE_MODEL],
         SignalNotTold | AnswerBeforeRecord | AnsweredServedAgain => &[LANE_MODEL],

@@ -11,6 +11,7 @@ use executor_core::record::{COMMIT, WORDS};
 use executor_core::status::Poison;
 
 use super::{Housekeeping, skip_ids};
+use crate::futex;
 use crate::handle::read_progress;
 use crate::layout::{Geometry, MAGIC, header, lane::SLOTS, status};
 use crate::mutant::Mutant;
@@ -56,6 +57,10 @@ impl Housekeeping {
             let progress = read_progress(&self.master.status, &self.master.geometry, worker);
             if keep.broken_since.is_none_or(|since| since == progress) {
                 self.lanes[lane].broken_since.get_or_insert(progress);
+                if let Some(control) = self.controls.get(worker) {
+                    control.rouse(); // one that sleeps does nothing
+                    futex::wake_all(control.call());
+                }
                 return;
             }
         }

@@ -10,6 +10,7 @@ use executor_core::registry::Registry;
 use executor_core::status::{Poison, Status};
 
 use super::{Housekeeping, Keep, Limits, Orders, Pace, skip_ids};
+use crate::barrier;
 use crate::files::FileError;
 use crate::layout::{journal::k, status};
 use crate::master::Master;
@@ -138,6 +139,9 @@ impl Housekeeping {
             master.status.store(gate + status::LANE_BASE, master.journal.load(at + k::BASE));
             master.status.store(gate + status::LANE_PLACEMENT, keep.placement.word());
             master.status.store(gate + status::LANE_RESETS, master.journal.load(at + k::RESETS));
+            // The last life may have ended asleep.
+            master.status.store(gate + status::GATE_SLEEPING, 0);
+            master.status.store(gate + status::GATE_BARRIER, u64::from(barrier::is_registered()));
             master.set_lane_word(lane, keep.word);
         }
         let problem = Arc::default();

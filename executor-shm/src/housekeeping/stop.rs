@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use executor_core::worker::Control;
-
 use super::{Ending, Housekeeping, Keep};
 use crate::files;
 use crate::futex::{self, Who};
@@ -24,13 +22,17 @@ impl Housekeeping {
             self.take_back(true);
             for (told, control) in told.iter_mut().zip(&mut self.controls) {
                 *told = *told || control.close().is_ok();
+                futex::wake_all(control.call());
             }
             if workers.iter().all(JoinHandle::is_finished) {
                 break;
             }
             if !hurried && (Instant::now() >= deadline || Mutant::StopServesNothing.is_on()) {
                 hurried = true;
-                self.controls.iter().for_each(Control::hurry);
+                self.controls.iter().for_each(|control| {
+                    control.hurry();
+                    futex::wake_all(control.call());
+                });
             }
             let nap = self.master.status.load(status::NAP);
             futex::nap(self.master.status.atomic(status::NAP), nap, Duration::from_millis(1), Who::Keeper);
