@@ -21,6 +21,16 @@
 //! | [`a_recovery_killed_after_any_of_its_stores_is_recovered_alike`] | a recovery, after each store of the step before it |
 //! | [`a_submit_killed_after_any_of_its_stores_is_whole_or_nothing`] | a submit, beside each store of a step |
 //!
+//! | model | who sleeps | weakened, somebody sleeps for ever |
+//! |---|---|---|
+//! | [`a_worker_that_falls_asleep_beside_submits_is_woken`] | the worker | Z1, Z2 of `sleep.rs`: a look before the flag, no second look, no fence on either side |
+//! | [`a_producer_that_falls_asleep_beside_completions_is_woken`] | the producer | Z3, Z4 likewise |
+//! | [`both_sides_of_a_lane_that_sleep_wake_each_other`] | both | all of them |
+//!
+//! Nobody wakes by himself there: a wake-up that is lost is a deadlock. Both sides use fences of their own, the path of a
+//! process that is not registered for the kernel's barrier; that barrier is no part of loom's memory model, and
+//! `sleep_model.rs` has it.
+//!
 //! ```text
 //! RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=3 cargo test --release -p executor-shm --test loom
 //! ```
@@ -34,11 +44,13 @@ use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use executor_core::Status;
 use executor_core::dispatch::Lane;
 use executor_core::record::{CompletionRecord, DescriptorRecord, WORDS};
 use executor_core::status::Interrupted;
+use executor_shm::barrier;
 use executor_shm::lane::{LaneShape, Look, ProducerHalf, Rerun, WorkerHalf};
 use executor_shm::layout::{self, Geometry};
 use executor_shm::recovery::{Circumstances, Recovered, is_unanswered, recover};
@@ -74,6 +86,14 @@ impl Words for Slots {
 
     fn load_record(&self, at: usize) -> [u64; WORDS] {
         self.0.load_record(at - layout::lane::SLOTS)
+    }
+
+    fn nap(&self, at: usize, seen: u64, timeout: Duration) {
+        self.0.nap(at - layout::lane::SLOTS, seen, timeout);
+    }
+
+    fn wake(&self, at: usize) -> u32 {
+        self.0.wake(at - layout::lane::SLOTS)
     }
 }
 
@@ -608,5 +628,174 @@ fn a_submit_killed_after_any_of_its_stores_is_whole_or_nothing() {
             });
         }
     }
+    println!("{executions} executions");
+}
+
+/// An `sq` with the line on which its producer says that it sleeps.
+#[derive(Clone, Debug)]
+struct Sq {
+    slots: Slots,
+    waiting: HeapWords,
+}
+
+impl Sq {
+    fn new() -> Self {
+        Self { slots: Slots::new(), waiting: HeapWords::new(2) }
+    }
+
+    fn place(at: usize) -> Option<usize> {
+        at.checked_sub(layout::lane::WAITING).filter(|&at| at < 2)
+    }
+}
+
+impl Words for Sq {
+    fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    fn load(&self, at: usize) -> u64 {
+        Self::place(at).map_or_else(|| self.slots.load(at), |at| self.waiting.load(at))
+    }
+
+    fn load_commit(&self, at: usize) -> u64 {
+        self.slots.load_commit(at)
+    }
+
+    fn load_record(&self, at: usize) -> [u64; WORDS] {
+        self.slots.load_record(at)
+    }
+
+    fn nap(&self, at: usize, seen: u64, timeout: Duration) {
+        self.slots.nap(at, seen, timeout);
+    }
+
+    fn wake(&self, at: usize) -> u32 {
+        self.slots.wake(at)
+    }
+}
+
+impl WordsMut for Sq {
+    fn store(&self, at: usize, value: u64) {
+        match Self::place(at) {
+            Some(at) => self.waiting.store(at, value),
+            None => self.slots.store(at, value),
+        }
+    }
+
+    fn commit(&self, at: usize, value: u64) {
+        self.slots.commit(at, value);
+    }
+
+    fn store_record(&self, at: usize, record: &[u64; WORDS]) {
+        self.slots.store_record(at, record);
+    }
+
+    fn buffer(&mut self, _at: usize, _length: usize) -> &mut [u8] {
+        &mut []
+    }
+}
+
+/// A gate and its facts.
+const GATE_WORDS: usize = layout::status::LANE_WORDS;
+const A_DAY: Duration = Duration::from_secs(86_400);
+
+type Sleepy = WorkerHalf<Sq, Slots, HeapWords>;
+
+/// A lane whose sides may sleep: its producer, its worker, its `sq` and its gate. Its records are not looked at, so that the
+/// model has room for the words that matter.
+fn sleepy() -> (ProducerHalf<Sq, Slots>, Sleepy, Sq, HeapWords) {
+    let (sq, cq, gate) = (Sq::new(), Slots::new(), HeapWords::new(GATE_WORDS));
+    let shape = LaneShape::new(&GEOMETRY);
+    let producer = ProducerHalf::new(sq.clone(), cq.clone(), shape);
+    let worker = WorkerHalf::new(sq.clone(), cq, journal(), 0, shape, (0, None), Arc::new(AtomicU32::new(0)));
+    (producer, worker.gated(gate.clone(), 0), sq, gate)
+}
+
+/// Serves so many tasks, asleep in between as a worker with this lane alone; says how often it found nothing to do and lay
+/// down.
+fn serve_asleep(worker: &mut Sleepy, sq: &Sq, tasks: u64) -> usize {
+    let (mut record, mut sleeps) = (DescriptorRecord::default(), 0);
+    while worker.position() < tasks {
+        if worker.take(&mut record) != 0 {
+            assert_eq!(asks(&record), worker.position());
+            assert!(worker.start(1, None, 700));
+            worker.publish(&answered(worker.position()));
+            continue;
+        }
+        worker.doze(true);
+        assert!(barrier::raise());
+        if let Some((at, seen)) = worker.awaited() {
+            sq.nap(at, seen, A_DAY);
+            sleeps += 1;
+        }
+        worker.doze(false);
+    }
+    sleeps
+}
+
+#[test]
+fn a_worker_that_falls_asleep_beside_submits_is_woken() {
+    let executions = explore([0, 1, 2], || {
+        let (mut producer, mut worker, sq, gate) = sleepy();
+        let serving = loom::thread::spawn(move || serve_asleep(&mut worker, &sq, 2));
+        for position in 0..2 {
+            assert_eq!(producer.submit(&asked(position)), position);
+            producer.rouse(&gate, 0, position);
+        }
+        serving.join().unwrap()
+    });
+    println!("{executions} executions");
+}
+
+#[test]
+fn a_producer_that_falls_asleep_beside_completions_is_woken() {
+    let executions = explore([0, 1, 2], || {
+        let (mut producer, mut worker, ..) = sleepy();
+        for position in 0..2 {
+            producer.submit(&asked(position));
+        }
+        let mut record = DescriptorRecord::default();
+        let serving = loom::thread::spawn(move || {
+            for position in 0..2 {
+                assert_eq!(worker.take(&mut record), 1);
+                assert!(worker.start(1, None, 700));
+                worker.publish(&answered(position));
+            }
+        });
+        let sleeps = (0..2).map(|position| collect_asleep(&mut producer, position)).sum();
+        serving.join().unwrap();
+        sleeps
+    });
+    println!("{executions} executions");
+}
+
+/// Waits for a completion, asleep; says how often it lay down.
+fn collect_asleep(producer: &mut ProducerHalf<Sq, Slots>, position: u64) -> usize {
+    let mut sleeps = 0;
+    loop {
+        match producer.look(position) {
+            Look::Pending => {
+                producer.sleep(position, A_DAY);
+                sleeps += 1;
+            }
+            Look::Corrupt(word) => panic!("a commit word of no task: {word}"),
+            Look::Ended(record) => {
+                assert_eq!(answers(&record), position);
+                return sleeps;
+            }
+        }
+    }
+}
+
+#[test]
+fn both_sides_of_a_lane_that_sleep_wake_each_other() {
+    let executions = explore([(0, 0), (0, 1), (1, 0), (1, 1)], || {
+        let (mut producer, mut worker, sq, gate) = sleepy();
+        let serving = loom::thread::spawn(move || serve_asleep(&mut worker, &sq, 1));
+        producer.submit(&asked(0));
+        producer.rouse(&gate, 0, 0);
+        let sleeps = collect_asleep(&mut producer, 0);
+        (serving.join().unwrap(), sleeps)
+    });
     println!("{executions} executions");
 }
