@@ -11,7 +11,7 @@ use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use executor_client::{Client, InstanceName};
+use executor_client::{Client, ConnectOptions, InstanceName};
 use executor_core::Registry;
 use executor_core::idle::IdleStrategy;
 use executor_core::registry::RegistryError;
@@ -137,7 +137,8 @@ impl SidecarProcess {
 
     /// Connects once the sidecar serves.
     pub(crate) fn connect(&self) -> Result<Client, Box<dyn Error>> {
-        Ok(Client::connect_timeout(&self.instance, PATIENCE)?)
+        // What is measured is a lane, not a wake-up: the client never sleeps either.
+        Ok(ConnectOptions::new().idle(IdleStrategy::SpinThenYield).timeout(PATIENCE).connect(&self.instance)?)
     }
 }
 

@@ -1,7 +1,6 @@
 //! One lane in the hands of its producer.
 //!
-//! It starts no thread and blocks in no system call: whoever waits, spins, and probes the sidecar's life lock now and
-//! then.
+//! It starts no thread. Whoever waits does so by its [`IdleStrategy`], and probes the sidecar's life lock now and then.
 //!
 //! # Invariants
 //! - N1: a slot's note is `Plain` or `Ticket` from its submit until its completion is taken, then `Taken`; credit
@@ -14,6 +13,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
+use executor_core::idle::{IdleStrategy, Learnt};
 use executor_core::record::{CompletionRecord, INLINE_PAYLOAD};
 use executor_core::{Clock, Status, TaskId};
 use executor_shm::InstanceName;
@@ -55,6 +55,9 @@ pub struct Client {
     /// The next plain task to collect.
     cursor: u64,
     pub(crate) gate: usize,
+    /// What a wait does between two looks, and what the last ones have learnt.
+    pub(crate) idle: IdleStrategy,
+    pub(crate) learnt: Learnt,
     pub(crate) served: u64,
     pub(crate) free: u64,
     pub(crate) clock: Clock,
@@ -125,7 +128,7 @@ impl Client {
         ConnectOptions::new().timeout(timeout).connect(instance)
     }
 
-    pub(crate) fn new(instance: Instance, claim: Claim) -> Self {
+    pub(crate) fn new(instance: Instance, claim: Claim, idle: IdleStrategy) -> Self {
         let shape = LaneShape::new(instance.geometry());
         let capacity = shape.capacity() as usize;
         Self {
@@ -136,6 +139,8 @@ impl Client {
             abandoned: Arc::new(Abandoned::new(shape.capacity())),
             cursor: 0,
             gate: instance.gate(claim.lane),
+            idle,
+            learnt: Learnt::default(),
             served: LaneWord::new(LaneState::Active, 0, claim.nonce).word(),
             free: LaneWord::new(LaneState::Free, 0, claim.nonce).word(),
             clock: instance.clock(),

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use executor_core::Priority;
+use executor_core::idle::IdleStrategy;
 use executor_shm::InstanceName;
 use executor_shm::attach::{Claim, Instance, OpenError, Wish};
 use executor_shm::files::FileError;
@@ -64,6 +65,7 @@ impl ConnectError {
 pub struct ConnectOptions {
     priority: Priority,
     worker: Option<u32>,
+    idle: IdleStrategy,
     owner: Option<u32>,
     timeout: Option<Duration>,
 }
@@ -85,6 +87,13 @@ impl ConnectOptions {
     #[must_use]
     pub fn worker(mut self, worker: u32) -> Self {
         self.worker = Some(worker);
+        self
+    }
+
+    /// What its waits do between two looks; unset, [`IdleStrategy::Adaptive`].
+    #[must_use]
+    pub fn idle(mut self, idle: IdleStrategy) -> Self {
+        self.idle = idle;
         self
     }
 
@@ -114,7 +123,7 @@ impl ConnectOptions {
         loop {
             match Instance::open(instance, self.owner) {
                 Ok(found) => match self.claim(&found, &left)? {
-                    Some(claim) => return Ok(Client::new(found, claim)),
+                    Some(claim) => return Ok(Client::new(found, claim, self.idle)),
                     // It ended while we waited for a lane: there may be another by now.
                     None if self.timeout.and_then(left).is_some() => {}
                     None => return Err(OpenError::NotRunning { instance: instance.clone() }.into()),

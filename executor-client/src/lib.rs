@@ -38,6 +38,7 @@ pub use completion::{Completion, ResponseView, Times};
 pub use connect::{ConnectError, ConnectOptions};
 pub use descriptor::TaskDescriptor;
 pub use executor_core::bytemuck;
+pub use executor_core::idle::IdleStrategy;
 pub use executor_core::{Priority, Ran, SliceSpec, Status, TaskId, TaskKey, TaskSpec};
 pub use executor_shm::{InstanceName, InstanceNameError};
 pub use submit::{Batch, RequestLoan, SubmitError};

@@ -167,7 +167,9 @@ impl Client {
         if let Some(place) = self.user_data.get_mut(slot) {
             *place = user_data;
         }
-        self.lane.submit(record)
+        let position = self.lane.submit(record);
+        self.lane.rouse(self.instance.status(), self.gate, position);
+        position
     }
 
     #[cold]

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use executor_core::idle::{Idle, IdleStrategy};
+use executor_core::idle::{Idle, Rest};
 use executor_core::record::CompletionRecord;
 use executor_core::{Status, TaskId};
+use executor_shm::lane::Look;
 use executor_shm::lock::fork_generation;
 
 use crate::client::{Client, CollectError, LaneStatus, Note};
@@ -18,6 +19,8 @@ use crate::ticket::Ticket;
 const MISSES: u32 = 256;
 /// Time between two probes of the sidecar's life.
 const PROBE_INTERVAL: Duration = Duration::from_millis(1);
+/// Longest sleep: a sidecar that died wakes nobody.
+const NAP: Duration = Duration::from_millis(100);
 
 /// Why a wait ended without a completion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -90,7 +93,7 @@ impl Client {
         mut each: impl FnMut(Completion<'_>),
     ) -> Result<TaskId, SubmitCollectingError> {
         let until = Instant::now().checked_add(timeout);
-        let mut pause = Pause::new(until);
+        let mut pause = Pause::new(self, until);
         loop {
             match self.try_submit(task, payload) {
                 Err(SubmitError::Full(_)) => {}
@@ -98,8 +101,14 @@ impl Client {
             }
             let refused = |source| SubmitCollectingError::StillFull { task: *task, source };
             let oldest = self.lane.credited();
+            let is_held = self.note_of(oldest) == Note::Ticket && self.lane.look(oldest) != Look::Pending;
             match self.try_collect() {
-                Ok(Some(completion)) => each(completion),
+                Ok(Some(completion)) => {
+                    each(completion);
+                    pause.idle.hit();
+                }
+                // Its ticket is held: room comes only if somebody drops that.
+                Ok(None) if is_held => pause.rest_without_end(self, oldest).map_err(refused)?,
                 Ok(None) => pause.rest(self, oldest).map_err(refused)?,
                 Err(error) => return Err(refused(error.into())),
             }
@@ -114,12 +123,13 @@ impl Client {
     /// See [`CloseError`]; the client comes back.
     pub fn close(mut self, timeout: Duration, mut each: impl FnMut(Completion<'_>)) -> Result<(), CloseError> {
         let until = Instant::now().checked_add(timeout);
-        let mut pause = Pause::new(until);
+        let mut pause = Pause::new(&self, until);
         let mut ended = self.lane.credited();
         loop {
             let outcome = match self.try_collect() {
                 Ok(Some(completion)) => {
                     each(completion);
+                    pause.idle.hit();
                     continue;
                 }
                 Ok(None) => loop {
@@ -130,7 +140,7 @@ impl Client {
                         (Note::Taken, _) | (Note::Ticket, Ok(Some(_))) => {}
                         // It ended after the look above: it is handed over before anything else is decided.
                         (Note::Plain, Ok(Some(_))) => break Ok(()),
-                        (_, Ok(None)) => break pause.rest(&self, ended),
+                        (_, Ok(None)) => break pause.rest(&mut self, ended),
                         (_, Err(error)) => break Err(error.into()),
                     }
                     ended += 1;
@@ -156,8 +166,9 @@ impl Client {
         Ok(Some(self.take(ticket.position, record, status)))
     }
 
-    /// Waits for the ticket's task to end, spinning. A sidecar that is down ends the wait within a millisecond or so;
-    /// the task then stays accepted and the ticket good.
+    /// Waits for the ticket's task to end, by the [`IdleStrategy`](crate::IdleStrategy) of the client. A sidecar that is
+    /// down ends the wait within a millisecond or so, or a tenth of a second where the wait sleeps; the task then stays
+    /// accepted and the ticket good.
     ///
     /// # Errors
     ///
@@ -215,10 +226,12 @@ impl Client {
     }
 
     #[inline(always)]
-    fn spin(&self, position: u64, until: Option<Instant>) -> Result<(CompletionRecord, Status), WaitError> {
-        let mut pause = Pause::new(until);
+    fn spin(&mut self, position: u64, until: Option<Instant>) -> Result<(CompletionRecord, Status), WaitError> {
+        let mut pause = Pause::new(self, until);
         loop {
             if let Some(ended) = self.look(position)? {
+                pause.idle.hit();
+                self.learnt = pause.idle.learnt();
                 return Ok(ended);
             }
             pause.rest(self, position)?;
@@ -235,18 +248,44 @@ struct Pause {
 }
 
 impl Pause {
-    fn new(until: Option<Instant>) -> Self {
-        Self { until, idle: Idle::new(IdleStrategy::SpinThenYield), misses: 0, probe_at: None }
+    fn new(client: &Client, until: Option<Instant>) -> Self {
+        Self { until, idle: Idle::knowing(client.idle, client.learnt), misses: 0, probe_at: None }
     }
 
     /// After a look at `position` that found nothing.
     #[inline(always)]
-    fn rest(&mut self, client: &Client, position: u64) -> Result<(), WaitError> {
-        self.idle.miss();
+    fn rest(&mut self, client: &mut Client, position: u64) -> Result<(), WaitError> {
+        if self.idle.miss() == Rest::Sleep {
+            return self.sleep(client, position);
+        }
         self.misses += 1;
         if self.misses == MISSES || (self.misses == 1 && self.until.is_some()) {
             self.patience(client, position)?;
         }
+        Ok(())
+    }
+
+    /// The same, where no completion will end it.
+    #[cold]
+    fn rest_without_end(&mut self, client: &mut Client, position: u64) -> Result<(), WaitError> {
+        if !client.idle.may_sleep() {
+            return self.rest(client, position);
+        }
+        self.patience(client, position)?;
+        std::thread::sleep(self.left().min(PROBE_INTERVAL));
+        Ok(())
+    }
+
+    fn left(&self) -> Duration {
+        self.until.map_or(NAP, |until| until.saturating_duration_since(Instant::now()).min(NAP))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn sleep(&mut self, client: &mut Client, position: u64) -> Result<(), WaitError> {
+        self.patience(client, position)?;
+        client.lane.sleep(position, self.left());
+        self.idle.slept();
         Ok(())
     }
 
