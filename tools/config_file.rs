@@ -145,7 +145,10 @@ mod tests {
             ("lane = 16", "a.toml:1: unknown key \"lane\"; the nearest is \"lanes\""),
             ("request_bytes = 64", "a.toml:1: unknown key \"request_bytes\"; the nearest is \"request-bytes\""),
             ("[executor]\nlanes = 16", "a.toml:1: unknown key \"executor\"; known are instance, lanes, capacity, "),
-            ("idle = \"doze\"", "no idle strategy is called \"doze\"; choose spin, spin-then-yield or yield"),
+            (
+                "idle = \"doze\"",
+                "no idle strategy is called \"doze\"; choose adaptive, spin, spin-then-yield, yield or sleep",
+            ),
             ("json = true\n\nlanes = 1\nlanes = 2", "a.toml:4: duplicate key"),
             ("lanes = 1\ncapacity = \n", "a.toml:2: "),
             ("lanes", "a.toml:1: "),

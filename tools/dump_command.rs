@@ -170,3 +170,22 @@ fn help_names_the_views_and_the_exit_codes() {
     let help = text_of(&["--help"]);
     assert!(help.contains("shm-dump list") && help.contains("Exit codes"), "{help}");
 }
+
+#[test]
+fn what_a_worker_does_without_work_is_shown_as_it_was_set() {
+    for idle in ["adaptive", "spin", "spin-then-yield", "yield", "sleep"] {
+        let sidecar = Sidecar::start(&instance("idle"), &["--idle", idle]);
+        let name = sidecar.instance.as_str();
+        let worker = &show(name)["workers"][0];
+        assert_eq!((&worker["idle"], &worker["sleep"]["overslept"]), (&idle.into(), &0.into()));
+        let may_sleep = ["adaptive", "sleep"].contains(&idle);
+        let is_asleep = || show(name)["workers"][0]["sleep"]["asleep_ns"] != 0;
+        if may_sleep {
+            eventually("a sleep", is_asleep);
+        }
+        assert_eq!(is_asleep(), may_sleep);
+        let text = text_of(&["show", name]);
+        assert!(text.contains(&format!(", {idle}: serves")), "{text}");
+        assert_eq!(text.contains(", slept "), may_sleep, "{text}");
+    }
+}

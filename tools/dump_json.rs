@@ -2,6 +2,7 @@
 
 use executor_core::Status;
 use executor_core::histogram::HistogramSnapshot;
+use executor_core::idle::IdleStrategy;
 use executor_core::meter::COUNTS;
 use executor_shm::Group;
 use executor_shm::inspect::{Inspection, LaneView, Listed};
@@ -35,6 +36,15 @@ pub(crate) fn shown_json(view: &Inspection) -> Value {
                 "cpu": worker.cpu,
                 "tasks": worker.tasks,
                 "lanes": worker.lanes,
+                "idle": worker.idle.map(IdleStrategy::name),
+                "sleep": {
+                    "wakes": worker.sleep.wakes,
+                    "naps": worker.sleep.naps,
+                    "overslept": worker.sleep.overslept,
+                    "asleep_ns": worker.sleep.asleep_ns,
+                    "without_barrier": worker.sleep.without_barrier,
+                    "without_watch": worker.sleep.without_watch,
+                },
             })
         })
         .collect();
@@ -117,6 +127,8 @@ fn lane_json(view: &Inspection, lane: &LaneView) -> Value {
         "nonce": format!("{:014x}", lane.nonce),
         "base": lane.base,
         "resets": lane.resets,
+        "sleeping": lane.sleeping,
+        "useless_wakes": lane.useless_wakes,
         "started": lane.started,
         "completed": lane.completed,
         "depth": lane.depth,

@@ -7,7 +7,8 @@ use comfy_table::{CellAlignment, Table, presets};
 use executor_core::Status;
 use executor_core::cpu::cpu_list;
 use executor_core::histogram::HistogramSnapshot;
-use executor_shm::inspect::{HandlerView, InFlightView, Inspection, LaneView, Listed};
+use executor_core::idle::IdleStrategy;
+use executor_shm::inspect::{HandlerView, InFlightView, Inspection, LaneView, Listed, SLEEP_LANES, WorkerView};
 use executor_shm::state::LaneState;
 
 use crate::dump_json::{attached, handler_name, quantile_ns, running_ns, unanswered};
@@ -180,11 +181,40 @@ fn head(view: &Inspection, now: u64) -> String {
         let cpu = worker.cpu.map_or("unpinned".to_owned(), |cpu| format!("on CPU {cpu}"));
         let _ = writeln!(
             text,
-            "  worker {} {cpu}: serves {}, {} ended",
+            "  worker {} {cpu}, {}: serves {}, {} ended{}",
             worker.worker,
+            worker.idle.map_or("unknown idle strategy", IdleStrategy::name),
             counted(worker.lanes, "lane"),
             counted(worker.tasks, "task"),
+            slept(worker),
         );
+    }
+    for lane in view.lanes.iter().filter(|lane| lane.useless_wakes > 0) {
+        let wakes = counted(lane.useless_wakes, "wake-up");
+        let _ = writeln!(text, "  lane {}: {wakes} for its producers found nobody asleep", lane.lane);
+    }
+    text
+}
+
+/// What a worker's sleeps came to, and what they lack here.
+fn slept(worker: &WorkerView) -> String {
+    let (sleep, mut text) = (&worker.sleep, String::new());
+    let sleeps = sleep.wakes.saturating_add(sleep.naps).saturating_add(sleep.overslept);
+    if sleeps > 0 {
+        let _ = write!(text, ", slept {} in {}", nanoseconds(sleep.asleep_ns), counted(sleeps, "sleep"));
+    }
+    if sleep.overslept > 0 {
+        let _ = write!(text, ", {} of them over a waiting task", sleep.overslept);
+    }
+    if worker.idle.is_some_and(IdleStrategy::may_sleep) {
+        if sleep.without_barrier {
+            text.push_str("; the kernel refuses membarrier, so producers use fences");
+        }
+        if sleep.without_watch {
+            text.push_str("; the kernel refuses futex_waitv, so it looks every millisecond");
+        } else if worker.lanes > SLEEP_LANES {
+            text.push_str("; it has more lanes than it can sleep on, so it looks every millisecond");
+        }
     }
     text
 }

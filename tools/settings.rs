@@ -42,7 +42,7 @@ pub(crate) struct Settings {
     /// Pin a worker to this CPU; repeat it for more workers [default: the last allowed CPU that no instance uses].
     #[arg(long = "cpu", value_name = "N", value_parser = parse_cpu)]
     pub(crate) cpus: Vec<u32>,
-    /// What a worker does without work: spin, spin-then-yield or yield [default: spin-then-yield, with one CPU yield].
+    /// What a worker does without work: adaptive, spin, spin-then-yield, yield or sleep [default: adaptive, with one CPU sleep].
     #[arg(long, value_name = "STRATEGY")]
     pub(crate) idle: Option<IdleStrategy>,
     /// Read no clock: nothing is stamped and no latency is counted.
