@@ -11,6 +11,7 @@ pub mod mail;
 pub mod ownership;
 pub mod process;
 pub mod role;
+pub mod sandbox;
 pub mod shared;
 pub mod user;
 

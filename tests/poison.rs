@@ -5,7 +5,9 @@
 
 use std::os::unix::fs::FileExt;
 
-use executor_client::{Client, LaneStatus, Status, SubmitError, TaskDescriptor, WaitError};
+use executor_client::{
+    Client, ConnectOptions, IdleStrategy, LaneStatus, Status, SubmitError, TaskDescriptor, WaitError,
+};
 use executor_shm::layout::lane::SLOTS;
 use executor_tests::handlers::{ECHO, SLOW, SLOW_IDEMPOTENT};
 use executor_tests::instance::TestInstance;
@@ -15,8 +17,9 @@ use executor_tests::{FAIL_SAFE, until};
 const SIDECAR: &str = env!("CARGO_BIN_EXE_sidecar");
 const ECHOED: TaskDescriptor = TaskDescriptor::new(ECHO);
 
+/// A client that never sleeps: one that does writes into its `sq`, and whose `sq` was truncated dies of that.
 fn connect(instance: &TestInstance) -> Client {
-    Client::connect_timeout(instance.name(), FAIL_SAFE).unwrap()
+    ConnectOptions::new().idle(IdleStrategy::Yield).timeout(FAIL_SAFE).connect(instance.name()).unwrap()
 }
 
 fn echo(client: &mut Client) -> u64 {

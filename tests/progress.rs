@@ -64,3 +64,19 @@ fn a_worker_in_a_handler_makes_no_progress_and_all_others_do() {
     let after = await_progress(&sidecar, |now| now[held].sweeps > entry[held].sweeps);
     assert_eq!(after[held].tasks, 1);
 }
+
+#[test]
+fn a_worker_that_sleeps_makes_progress_all_the_same() {
+    let instance = TestInstance::new("progress-asleep");
+    let sidecar = Sidecar::builder()
+        .instance(instance.name().clone())
+        .registry(Registry::builder().build().unwrap())
+        .pinned(false)
+        .idle(IdleStrategy::Sleep)
+        .start()
+        .unwrap();
+    for _ in 0..3 {
+        let before = sidecar.progress();
+        await_progress(&sidecar, |now| now != before);
+    }
+}

@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed, fence};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, fence};
 
 use executor_shm::core::record::WORDS;
 use executor_shm::words::Words;
@@ -79,6 +79,14 @@ impl KeptFile {
         map.advise(Advice::DontFork)?;
         Ok(Self(map))
     }
+
+    /// The low half of word `at`, for a futex. It must not be stored to: that would be a fault.
+    pub fn half(&self, at: usize) -> &AtomicU32 {
+        let word: *const AtomicU64 = cell(&self.0, at);
+        // SAFETY: the first four bytes of a mapped, aligned word that lives as long as `self`; on a little-endian machine
+        // they are its low half.
+        unsafe { &*word.cast() }
+    }
 }
 
 impl Words for KeptFile {
@@ -110,6 +118,6 @@ fn cell(map: &MmapRaw, at: usize) -> &AtomicU64 {
     let address = unsafe { base.add(at) };
     // SAFETY: a mapping begins on a page, so the address is 8-aligned; it stays mapped while `map` is borrowed; memory
     // that other processes write may be referenced as an atomic. A store through a read-only mapping would be a fault,
-    // and `KeptFile`, the only owner of one, hands out no reference.
+    // and `KeptFile`, the only owner of one, hands out references that are not to be stored to.
     unsafe { address.as_ref() }
 }

@@ -13,7 +13,7 @@ use executor_shm::core::idle::IdleStrategy;
 use executor_shm::{InstanceName, Sidecar, SidecarBuilder, SidecarHandle, Standby, StartError, StopSignals};
 use executor_tests::handlers::{Others, PANIC_TEXT, tell};
 use executor_tests::user::User;
-use executor_tests::{builds, handlers};
+use executor_tests::{builds, handlers, sandbox};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl::set_pdeathsig;
@@ -70,6 +70,8 @@ fn main() -> ExitCode {
                 mount(Some(value.as_str()), "/proc/sys/kernel/random/boot_id", none, MsFlags::MS_BIND, none).unwrap();
             }
             "--build" => build = Some(number()),
+            "--idle" => builder = builder.idle(value.parse().unwrap()),
+            "--deny" => sandbox::deny(&value),
             "--without" => others.without = Some(number()),
             "--changed" => others.changed = Some(number()),
             "--idempotent" => others.idempotent = Some(number()),
