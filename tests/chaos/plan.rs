@@ -123,7 +123,10 @@ impl Plan {
             // Now and then as few lanes as there are producers, so that some have to wait for one.
             lanes: one_of(&mut dice, &[producers as u32, 8, 16]),
             timing: dice.u32(0..4) != 0,
-            idle: one_of(&mut dice, &[IdleStrategy::Yield, IdleStrategy::SpinThenYield]),
+            idle: one_of(
+                &mut dice,
+                &[IdleStrategy::Yield, IdleStrategy::SpinThenYield, IdleStrategy::Adaptive, IdleStrategy::Sleep],
+            ),
             quantum: one_of(&mut dice, &[1, 8, 64]),
             drain_time: one_of(&mut dice, &[Duration::ZERO, Duration::from_millis(1), Duration::from_secs(5)]),
             producers,
