@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use executor_client::{Client, ConnectOptions, LaneStatus, Status, TaskDescriptor, Ticket, WaitError};
+use executor_client::{Client, ConnectOptions, IdleStrategy, LaneStatus, Status, TaskDescriptor, Ticket, WaitError};
 use executor_shm::core::status::Interrupted;
 use executor_shm::inspect::Inspector;
 use executor_shm::state::{InstanceState, LaneState};
@@ -241,7 +241,8 @@ fn a_wait_that_is_spinning_when_its_sidecar_dies_says_so_and_its_ticket_stays_go
     let instance = TestInstance::new("spinning");
     instance.latch("held");
     let mut sidecar = process::sidecar(SIDECAR, &instance, &[]);
-    let mut client = connect(&instance);
+    let mut client =
+        ConnectOptions::new().idle(IdleStrategy::SpinThenYield).timeout(FAIL_SAFE).connect(instance.name()).unwrap();
     let mut ticket = submit(&mut client, SLOW, b"held");
     assert_eq!(sidecar.line(), "entered held 1");
     std::thread::scope(|scope| {
