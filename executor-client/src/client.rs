@@ -1,6 +1,6 @@
 //! One lane in the hands of its producer.
 //!
-//! It starts no thread. Whoever waits does so by its [`IdleStrategy`], and probes the sidecar's life lock now and then.
+//! It starts no thread; an [`AsyncClient`](crate::AsyncClient) made of it does. Whoever waits does so by its [`IdleStrategy`], and probes the sidecar's life lock now and then.
 //!
 //! # Invariants
 //! - N1: a slot's note is `Plain` or `Ticket` from its submit until its completion is taken, then `Taken`; credit
@@ -46,7 +46,7 @@ use crate::typed::CheckedContracts;
 pub struct Client {
     // Order matters: unmap, then unlock, then tell housekeeping, which dropping the instance does.
     pub(crate) lane: ProducerHalf<WriteWords, ReadWords>,
-    _lock: LockFile,
+    lock: LockFile,
     pub(crate) instance: Instance,
 
     notes: Box<[Note]>,
@@ -133,7 +133,7 @@ impl Client {
         let capacity = shape.capacity() as usize;
         Self {
             lane: ProducerHalf::new(claim.sq, claim.cq, shape),
-            _lock: claim.lock,
+            lock: claim.lock,
             notes: vec![Note::Taken; capacity].into(),
             user_data: vec![0; capacity].into(),
             abandoned: Arc::new(Abandoned::new(shape.capacity())),
@@ -261,21 +261,31 @@ impl Client {
         if self.generation != fork_generation() {
             return Err(CollectError::Forked);
         }
+        let Some(position) = self.next_plain() else { return Ok(None) };
+        let Some((record, status)) = self.look(position)? else { return Ok(None) };
+        self.cursor += 1;
+        Ok(Some(self.take(position, record, status)))
+    }
+
+    /// The plain task whose completion is the next to collect, if one is under way.
+    #[inline(always)]
+    pub(crate) fn next_plain(&mut self) -> Option<u64> {
         // Slots below the credit belong to later tasks by now; their notes say nothing about tasks of then.
         self.cursor = self.cursor.max(self.lane.credited());
         loop {
             if self.cursor == self.lane.submitted() {
-                return Ok(None);
+                return None;
             }
             if self.note_of(self.cursor) == Note::Plain {
-                break;
+                return Some(self.cursor);
             }
             self.cursor += 1; // N2
         }
-        let position = self.cursor;
-        let Some((record, status)) = self.look(position)? else { return Ok(None) };
-        self.cursor += 1;
-        Ok(Some(self.take(position, record, status)))
+    }
+
+    /// Whether the lane's own file still has its length: a store past the end of one that was truncated ends the process.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.lock.size().is_some_and(|size| size >= self.instance.geometry().sq_bytes() as u64)
     }
 
     /// Hands over the completions of plain tasks that have ended, in order, at most `most`; returns how many.

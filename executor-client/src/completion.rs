@@ -176,3 +176,88 @@ impl ResponseView<'_> {
         bytes
     }
 }
+
+/// How one task ended, on its own: it borrows nothing and holds no slot.
+#[derive(Clone, Debug)]
+pub struct OwnedCompletion {
+    task_id: TaskId,
+    user_data: u64,
+    status: Status,
+    record: CompletionRecord,
+    times: Option<Times>,
+    /// The response if it does not lie in the record.
+    long: Vec<u8>,
+}
+
+impl Completion<'_> {
+    /// A copy that owns its response and gives the slot back. Responses of up to 24 bytes cost no allocation.
+    pub fn into_owned(self) -> OwnedCompletion {
+        let response = self.response();
+        let long = if response.len() > INLINE_RESPONSE { response.to_vec() } else { Vec::new() };
+        let (task_id, times) = (self.task_id(), self.times());
+        let Self { record, status, user_data, .. } = self;
+        OwnedCompletion { task_id, user_data, status, record, times, long }
+    }
+}
+
+impl OwnedCompletion {
+    /// The task's number.
+    pub fn task_id(&self) -> TaskId {
+        self.task_id
+    }
+
+    /// The word that was submitted with the task.
+    pub fn user_data(&self) -> u64 {
+        self.user_data
+    }
+
+    /// How it ended.
+    pub fn status(&self) -> Status {
+        self.status
+    }
+
+    /// Whether it ended as [`Status::Done`].
+    pub fn is_done(&self) -> bool {
+        self.status == Status::Done
+    }
+
+    /// As [`Completion::attempt`].
+    pub fn attempt(&self) -> u16 {
+        self.record.attempt()
+    }
+
+    /// Where its time went until it was taken; `None` if the instance stamps no tasks.
+    pub fn times(&self) -> Option<Times> {
+        self.times
+    }
+
+    /// As [`Completion::stamps`].
+    pub fn stamps(&self) -> [u64; 3] {
+        [self.record.submitted_at(), self.record.started_at(), self.record.completed_at()]
+    }
+
+    /// The response: the handler's output, or the text of its error or panic.
+    pub fn response(&self) -> &[u8] {
+        if self.long.is_empty() {
+            let length = (self.record.response_length() as usize).min(INLINE_RESPONSE);
+            self.record.inline_response().get(..length).unwrap_or_default()
+        } else {
+            &self.long
+        }
+    }
+
+    /// The response without a copy, if it is a long one, or else with one.
+    pub fn into_response(self) -> Vec<u8> {
+        if self.long.is_empty() { self.response().to_vec() } else { self.long }
+    }
+
+    /// A value of the response's exact length; `None` if the length differs or the bytes are no legal value.
+    pub fn read<T: CheckedBitPattern>(&self) -> Option<T> {
+        checked::try_pod_read_unaligned(self.response()).ok()
+    }
+
+    /// The response as text, for a task that failed.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(self.response()).into_owned()
+    }
+}

@@ -41,6 +41,14 @@ pub enum SubmitError {
     /// The instance was given up. Connect again.
     #[error("the instance was discarded; connect again")]
     Discarded(TaskDescriptor),
+    /// The thread that wakes whoever waits for room cannot be started: the kernel has none left. Submit again later.
+    #[error("no thread to wake futures can be started (errno {errno})")]
+    NoWatcher {
+        /// The task.
+        task: TaskDescriptor,
+        /// What the kernel said.
+        errno: i32,
+    },
 }
 
 impl SubmitError {
@@ -48,7 +56,7 @@ impl SubmitError {
     pub fn task(&self) -> &TaskDescriptor {
         match self {
             Self::Full(task) | Self::Poisoned(task) | Self::Forked(task) | Self::Discarded(task) => task,
-            Self::TooLong { task, .. } => task,
+            Self::TooLong { task, .. } | Self::NoWatcher { task, .. } => task,
         }
     }
 
@@ -100,7 +108,7 @@ impl Client {
 
     /// Advances credit as far as it goes (N1).
     #[inline]
-    fn reclaim(&mut self) {
+    pub(crate) fn reclaim(&mut self) {
         while self.lane.credited() < self.lane.submitted() {
             let position = self.lane.credited();
             match self.note_of(position) {

@@ -11,7 +11,7 @@ use crate::submit::SubmitError;
 use crate::wait::WaitError;
 
 /// How long a first typed call waits for the sidecar to notice the lane.
-const NOTICE: Duration = Duration::from_secs(1);
+pub(crate) const NOTICE: Duration = Duration::from_secs(1);
 
 /// The sidecar's handler and the caller's contract are not the same. Build both sides from one contract crate.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -89,18 +89,18 @@ pub enum CallError {
 
 /// What a contract is compared by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Contract {
-    id: u32,
+pub(crate) struct Contract {
+    pub(crate) id: u32,
     name: &'static str,
     fingerprint: u64,
 }
 
 impl Contract {
-    const fn of<T: TaskSpec>() -> Self {
+    pub(crate) const fn of<T: TaskSpec>() -> Self {
         Self { id: T::ID, name: T::NAME, fingerprint: T::FINGERPRINT }
     }
 
-    const fn of_slice<T: SliceSpec>() -> Self {
+    pub(crate) const fn of_slice<T: SliceSpec>() -> Self {
         Self { id: T::ID, name: T::NAME, fingerprint: T::FINGERPRINT }
     }
 }
@@ -260,6 +260,17 @@ impl Client {
             self.instance.wake_housekeeping();
             std::thread::yield_now();
         }
+        self.compare_now(contract)
+    }
+
+    /// Whether the contract was compared before.
+    pub(crate) fn has_agreed(&self, contract: &Contract) -> bool {
+        self.contracts.has(contract)
+    }
+
+    /// Compares, on a lane that the sidecar has taken.
+    #[cold]
+    pub(crate) fn compare_now(&mut self, contract: &Contract) -> Result<(), ContractError> {
         if self.state() == LaneStatus::Lost {
             return Err(ContractError::NotServed);
         }
@@ -277,13 +288,13 @@ impl Client {
 
 /// Bytes of the payload; more than any lane takes if they cannot be counted.
 #[inline(always)]
-fn slice_bytes<T: SliceSpec>(items: &[T::Item]) -> usize {
+pub(crate) fn slice_bytes<T: SliceSpec>(items: &[T::Item]) -> usize {
     T::payload_bytes(items.len()).unwrap_or(usize::MAX)
 }
 
 /// Makes the payload in its place: header, zeros up to the items, items.
 #[inline(always)]
-fn slice_fill<'a, T: SliceSpec>(header: &'a T::Header, items: &'a [T::Item]) -> impl FnOnce(&mut [u8]) + 'a {
+pub(crate) fn slice_fill<'a, T: SliceSpec>(header: &'a T::Header, items: &'a [T::Item]) -> impl FnOnce(&mut [u8]) + 'a {
     move |place| {
         let (head, tail) = place.split_at_mut(T::ITEMS_AT);
         let (bytes, padding) = head.split_at_mut(size_of::<T::Header>());

@@ -44,6 +44,12 @@ pub enum WaitError {
     /// The ticket was made by another client.
     #[error("the ticket was made by another client; wait on that one")]
     ForeignTicket,
+    /// The thread that wakes futures cannot be started: the kernel has none left. The task stays accepted; await again.
+    #[error("no thread to wake futures can be started (errno {errno}); the task stays accepted")]
+    NoWatcher {
+        /// What the kernel said.
+        errno: i32,
+    },
     /// The completion cannot be collected.
     #[error(transparent)]
     Collect(#[from] CollectError),
@@ -193,6 +199,17 @@ impl Client {
         Ok(self.take(ticket.position, record, status))
     }
 
+    /// Whether the task at `position` has ended or still may, as far as the lane's own state tells.
+    pub(crate) fn prospects(&self, position: u64) -> Result<(), WaitError> {
+        if self.state() == LaneStatus::Lost {
+            return if self.look(position)?.is_some() { Ok(()) } else { Err(WaitError::Discarded) };
+        }
+        if self.is_unreadable(position) && self.look(position)?.is_none() {
+            return Err(WaitError::Damaged);
+        }
+        Ok(())
+    }
+
     fn check(&self, ticket: &Ticket) -> Result<(), WaitError> {
         if self.generation != fork_generation() {
             Err(CollectError::Forked.into())
@@ -303,12 +320,7 @@ impl Pause {
             return Ok(());
         }
         self.probe_at = Some(now + PROBE_INTERVAL);
-        if client.state() == LaneStatus::Lost {
-            return if client.look(position)?.is_some() { Ok(()) } else { Err(WaitError::Discarded) };
-        }
-        if client.is_unreadable(position) && client.look(position)?.is_none() {
-            return Err(WaitError::Damaged);
-        }
+        client.prospects(position)?;
         if client.instance.is_alive() || client.look(position)?.is_some() {
             return Ok(());
         }

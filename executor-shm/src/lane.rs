@@ -174,6 +174,11 @@ impl<S: WordsMut, C: Words> ProducerHalf<S, C> {
     pub fn sq(&self) -> &S {
         &self.sq
     }
+
+    /// The words of `cq`, to sleep on.
+    pub(crate) fn cq(&self) -> &C {
+        &self.cq
+    }
 }
 
 /// How long to sleep at a time where nothing is sure to end the sleep.

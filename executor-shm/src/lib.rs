@@ -23,6 +23,7 @@ pub mod lane;
 pub mod layout;
 mod leftovers;
 pub mod lock;
+pub mod lookout;
 pub mod mapped;
 mod mapping;
 mod master;

@@ -129,6 +129,11 @@ impl LockFile {
         File::open(format!("/proc/self/fd/{}", self.fd))
     }
 
+    /// The file's length in bytes now; `None` if it cannot be told.
+    pub fn size(&self) -> Option<u64> {
+        self.with(|file| nix::sys::stat::fstat(file)).ok().and_then(|stat| u64::try_from(stat.st_size).ok())
+    }
+
     fn with<R>(&self, call: impl FnOnce(&File) -> Result<R, Errno>) -> Result<R, Errno> {
         if self.generation != fork_generation() {
             return Err(Errno::EBADF);

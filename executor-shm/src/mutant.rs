@@ -68,6 +68,10 @@ mutants! {
     WaitSleepsUnsaid,
     /// wait: it sleeps on what it sees, whatever that is
     WaitLooksOnce,
+    /// watcher of futures: it sleeps and does not say so
+    LookoutSleepsUnsaid,
+    /// watcher of futures: it sleeps on what it sees, whatever that is
+    LookoutLooksOnce,
     /// publish: it wakes nobody
     CompletionWakesNobody,
     /// publish: a wake-up that was put off is left out

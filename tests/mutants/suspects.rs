@@ -55,6 +55,7 @@ const STANDBY: Suspect = test("standby");
 const STARTERS: Suspect = test("starters");
 const REPLACED_STATUS: Suspect = test("refusals a_status_that_is_not_the_journals");
 const SLEEP: Suspect = test("sleep");
+const COMPLETIONS: Suspect = test("completions");
 const SLEEPERS: Suspect = Suspect(Kind::Program, "sleepers --races 20000");
 const RESET_KILLS: Suspect = Suspect(Kind::Program, "kills --unit reset/detached");
 
@@ -69,6 +70,7 @@ pub(crate) fn suspects(mutant: Mutant) -> &'static [Suspect] {
         PoisonNotLookedAt | PoisonNotLookedAtAgain => &[LANE_MODEL, LANE_LIFE],
         WorkerSleepsUnsaid | SubmitWakesNobody | WorkerLooksOnce => &[SLEEPERS, SLEEP],
         WaitSleepsUnsaid | CompletionWakesNobody | WaitLooksOnce => &[SLEEPERS, SLEEP],
+        LookoutSleepsUnsaid | LookoutLooksOnce => &[COMPLETIONS],
         WakeUpLeftOut | WakeUpsWithoutEnd | RecoveryWakesNobody | CommandWakesNobody | CrowdForgotten => &[SLEEP],
         CompletedNotNoticed | FirstTaskForgotten | VerdictIgnored | IdempotenceIgnored => &[LANE_MODEL],
         PoisonIgnored | ChangeIgnored | LossIgnored | AttemptsIgnored | AttemptsOfAnyTask => &[LANE_MODEL],
