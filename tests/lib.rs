@@ -4,6 +4,7 @@
 #![deny(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
 
+pub mod block_on;
 pub mod builds;
 pub mod handlers;
 pub mod instance;
