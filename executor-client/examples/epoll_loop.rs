@@ -63,8 +63,12 @@ fn serve(instance: &InstanceName, mut socket: UnixStream) -> Result<u64, Box<dyn
         let has_room = submitted - answered < client.capacity() as u64;
         if is_open && hears != has_room {
             hears = has_room;
-            let flags = if hears { EpollFlags::EPOLLIN } else { EpollFlags::empty() };
-            epoll.modify(&socket, &mut EpollEvent::new(flags, REQUESTS))?;
+            // Taken out, and not only without a flag: the end of the other side would be told all the same.
+            if hears {
+                epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, REQUESTS))?;
+            } else {
+                epoll.delete(&socket)?;
+            }
         }
         let mut events = [EpollEvent::empty(); 4];
         let count = match epoll.wait(&mut events, EpollTimeout::NONE) {
