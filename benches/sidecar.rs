@@ -135,10 +135,23 @@ impl SidecarProcess {
         serving.ok_or_else(|| "no sidecar runs".into())
     }
 
+    /// The pid of the process that serves.
+    #[allow(dead_code, reason = "not every bench looks what a sidecar burns")]
+    pub(crate) fn pid(&self) -> Result<u32, Box<dyn Error>> {
+        let serving = running().as_ref().and_then(|running| running.children.front().map(Child::id));
+        serving.ok_or_else(|| "no sidecar runs".into())
+    }
+
     /// Connects once the sidecar serves.
+    #[allow(dead_code, reason = "not every bench looks at lanes alone")]
     pub(crate) fn connect(&self) -> Result<Client, Box<dyn Error>> {
         // What is measured is a lane, not a wake-up: the client never sleeps either.
-        Ok(ConnectOptions::new().idle(IdleStrategy::SpinThenYield).timeout(PATIENCE).connect(&self.instance)?)
+        self.connect_idle(IdleStrategy::SpinThenYield)
+    }
+
+    /// The same, with waits of the client's by another strategy.
+    pub(crate) fn connect_idle(&self, idle: IdleStrategy) -> Result<Client, Box<dyn Error>> {
+        Ok(ConnectOptions::new().idle(idle).timeout(PATIENCE).connect(&self.instance)?)
     }
 }
 

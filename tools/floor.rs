@@ -12,6 +12,7 @@
 //! | P1   | submission word, here     | submission word, the peer | the peer reads half a descriptor          |
 //! | P2   | completion word, the peer | completion word, here     | this side reads half a completion         |
 
+mod nap;
 mod peer;
 mod stopwatch;
 
@@ -28,6 +29,7 @@ use std::time::Instant;
 use executor_core::ClockSource;
 use nix::time::{ClockId, clock_gettime};
 
+pub use nap::{Spell, sleeping_trips, time_after_gaps};
 pub use peer::{FloorError, Pinned, two_cpus};
 pub use stopwatch::{TripTimes, sample_trips, time_trips};
 

@@ -3,7 +3,7 @@
 //! It measures nothing, leaves no process and no changed CPU mask behind, and puts no name anywhere.
 //!
 //! # Invariants
-//! - F1: the shared pages hold `AtomicU64` alone, and both processes touch them through `&AtomicU64` alone.
+//! - F1: the shared pages hold atomics alone, and both processes touch them through references to those alone.
 //! - F2: the peer is a forked child that runs its loop and leaves by `_exit`: it allocates nothing, takes no lock and
 //!   returns to no caller, so forking a process with several threads is sound.
 //! - F3: the peer dies with the thread that forked it (`PR_SET_PDEATHSIG`), and the drop of [`Peer`] kills and reaps it;
@@ -20,7 +20,7 @@
 use std::num::NonZeroUsize;
 use std::ptr::NonNull;
 use std::sync::atomic::{
-    AtomicU64,
+    AtomicU32, AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
 };
 
@@ -124,6 +124,13 @@ pub(super) struct Line {
     pub(super) words: [AtomicU64; 8],
 }
 
+/// Most words a peer sleeps on at a time, by the kernel.
+pub(super) const NAP_WORDS: usize = 128;
+
+/// One cache line with a word to sleep on (F1).
+#[repr(C, align(64))]
+struct NapLine(AtomicU32);
+
 /// Everything the two processes share. Zeroed pages are a legal value of it.
 #[repr(C)]
 pub(super) struct Shared {
@@ -132,6 +139,7 @@ pub(super) struct Shared {
     submissions: [Line; CAPACITY as usize],
     completions: [Line; CAPACITY as usize],
     pub(super) journal: [Line; 3],
+    naps: [NapLine; NAP_WORDS + 1],
 }
 
 impl Shared {
@@ -139,6 +147,12 @@ impl Shared {
     #[inline(always)]
     pub(super) fn submission(&self, position: u64) -> &[AtomicU64; 8] {
         &self.submissions[(position & (CAPACITY - 1)) as usize].words
+    }
+
+    /// A word to sleep on; the last one for a place past them.
+    #[inline(always)]
+    pub(super) fn nap(&self, place: usize) -> &AtomicU32 {
+        &self.naps[place.min(NAP_WORDS)].0
     }
 
     /// The completion slot of a position (F4).
@@ -186,6 +200,9 @@ impl Mapping {
         let shared = self.shared();
         let rings = shared.submissions.iter().chain(&shared.completions).chain(&shared.journal);
         for word in rings.chain([&shared.ready, &shared.single]).flat_map(|line| &line.words) {
+            word.fetch_add(0, Relaxed);
+        }
+        for NapLine(word) in &shared.naps {
             word.fetch_add(0, Relaxed);
         }
     }
