@@ -9,6 +9,7 @@ use executor_core::registry::{Registry, Since, Table};
 use executor_core::worker::Worker;
 
 use crate::fault::Witness;
+use crate::hold::{HoldWord, RealTime};
 use crate::housekeeping::ShmLane;
 use crate::lock::fork_generation;
 use crate::mapped::MeterWords;
@@ -30,7 +31,7 @@ pub(crate) struct Engagement {
 pub(crate) struct Crew {
     hands: Vec<Hand>,
     /// Of those that have not said yet that they are ready.
-    answers: Vec<Receiver<Result<(), StartError>>>,
+    answers: Vec<Receiver<Result<HoldWord, StartError>>>,
     generation: u64,
 }
 
@@ -39,25 +40,32 @@ struct Hand {
     /// Dropped before the thread is joined: that ends its wait.
     go: Sender<Engagement>,
     thread: JoinHandle<bool>,
+    /// How it is scheduled.
+    real_time: HoldWord,
 }
 
 impl Crew {
-    /// Starts one thread for each of `cpus`; each pins itself there, unless it is `None`, and makes the handlers of its
-    /// worker.
+    /// Starts one thread for each of `cpus`; each pins itself there, unless it is `None`, makes the handlers of its worker,
+    /// and then is scheduled as `real_time` says, if it may.
     ///
     /// # Errors
     ///
     /// A thread could not be started.
-    pub(crate) fn call(registry: &Registry, cpus: &[Option<u32>]) -> Result<Self, StartError> {
+    pub(crate) fn call(
+        registry: &Registry,
+        cpus: &[Option<u32>],
+        real_time: Option<RealTime>,
+    ) -> Result<Self, StartError> {
         let mut crew = Self { hands: Vec::new(), answers: Vec::new(), generation: fork_generation() };
         for (number, &cpu) in (0u32..).zip(cpus) {
             let (go, wait) = mpsc::channel::<Engagement>();
-            let (tell, told) = mpsc::channel::<Result<(), StartError>>();
+            let (tell, told) = mpsc::channel::<Result<HoldWord, StartError>>();
             let registry = registry.clone();
             let thread = spawn(&format!("executor-work-{number}"), move || {
                 let pinned = cpu.map_or(Ok(()), cpu::pin_current_thread).map_err(StartError::from);
                 let table = pinned.and_then(|()| Ok(Table::new(&registry, number)?));
-                let (table, answer) = table.map_or_else(|error| (None, Err(error)), |table| (Some(table), Ok(())));
+                let taken = || real_time.map_or(HoldWord::NOT_ASKED, RealTime::take);
+                let (table, answer) = table.map_or_else(|error| (None, Err(error)), |table| (Some(table), Ok(taken())));
                 let _ = tell.send(answer);
                 let short = ShortSlice::take(); // the handlers have been made: what they started has slices of its own
                 let (Some(table), Ok(engagement)) = (table, receive(&wait)) else { return false };
@@ -66,7 +74,7 @@ impl Crew {
                 witness.watch(|| worker.serve_with(table.dated(&since)));
                 true
             })?;
-            crew.hands.push(Hand { go, thread });
+            crew.hands.push(Hand { go, thread, real_time: HoldWord::NOT_ASKED });
             crew.answers.push(told);
         }
         Ok(crew)
@@ -78,11 +86,16 @@ impl Crew {
     ///
     /// A thread could not be pinned, or a handler's own state could not be made.
     pub(crate) fn muster(&mut self) -> Result<(), StartError> {
-        for answer in self.answers.drain(..) {
+        for (hand, answer) in self.hands.iter_mut().zip(self.answers.drain(..)) {
             let died = || StartError::Thread(std::io::Error::other("a worker ended before it was ready"));
-            receive(&answer).unwrap_or_else(|_| Err(died()))?;
+            hand.real_time = receive(&answer).unwrap_or_else(|_| Err(died()))?;
         }
         Ok(())
+    }
+
+    /// How each thread is scheduled, once all are [ready](Self::muster).
+    pub(crate) fn real_time(&self) -> Vec<HoldWord> {
+        self.hands.iter().map(|hand| hand.real_time).collect()
     }
 
     /// Gives each thread its worker; they serve from now on.

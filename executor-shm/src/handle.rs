@@ -14,6 +14,7 @@ use nix::sys::eventfd::EventFd;
 use crate::files::InstanceName;
 use crate::futex::{self, Who};
 use crate::group::Group;
+use crate::hold::{Held, HoldView};
 use crate::housekeeping::{Ending, Orders, RecoveryReport};
 use crate::layout::{Geometry, status};
 use crate::lock::fork_generation;
@@ -85,6 +86,9 @@ pub struct SidecarHandle {
     pub(crate) geometry: Geometry,
     pub(crate) bytes: u64,
     pub(crate) idle: IdleStrategy,
+    pub(crate) holds: Vec<HoldView>,
+    /// Until it has ended.
+    pub(crate) _held: Option<Held>,
     pub(crate) timed: bool,
     pub(crate) group: Option<Group>,
     pub(crate) clock: ClockSource,
@@ -145,6 +149,11 @@ impl SidecarHandle {
     /// What its workers do between tasks.
     pub fn idle(&self) -> IdleStrategy {
         self.idle
+    }
+
+    /// What was asked for to be held, and whether it is: [`HoldView::complaint`] says what the system refused, and the cure.
+    pub fn holds(&self) -> &[HoldView] {
+        &self.holds
     }
 
     /// Whether tasks carry timestamps.

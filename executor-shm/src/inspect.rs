@@ -18,6 +18,7 @@ use nix::fcntl::OFlag;
 use crate::boot::Boot;
 use crate::files::{self, DIRECTORY, FileError, Header, InstanceName};
 use crate::group::Group;
+use crate::hold::HoldView;
 use crate::layout::{ABI_VERSION, Geometry, GeometryError, Kind, header, journal::k, lane as sq_words, status};
 use crate::mapped::ReadWords;
 use crate::state::{InstanceState, LaneState};
@@ -162,6 +163,8 @@ pub struct Inspection {
     pub other_boot: bool,
     /// How often housekeeping waited because what was wanted of it took more than its share of a core.
     pub held_back: u64,
+    /// What its sidecar was to hold for the whole process, and whether it does.
+    pub holds: Vec<HoldView>,
     /// Tasks ended, by status byte.
     pub stats: crate::handle::SidecarStats,
     /// Workers of the last start.
@@ -309,11 +312,17 @@ impl Inspector {
             group: Group::from_word(words.load(status::GROUP)).ok().flatten(),
             other_boot: Boot::load(words, status::BOOT).is_other(Boot::now()),
             held_back: words.load(status::HELD_BACK),
+            holds: self.holds(),
             stats: crate::handle::read_stats(words, &self.geometry),
             workers: self.workers(),
             handlers: self.handlers(),
             lanes: (0..self.geometry.lanes).filter_map(|lane| self.lane(lane)).collect(),
         }
+    }
+
+    fn holds(&self) -> Vec<HoldView> {
+        let cpu_latency = HoldView::cpu_latency(self.status.load(status::HOLD_CPU_LATENCY));
+        cpu_latency.into_iter().chain(HoldView::memory(self.status.load(status::HOLD_MEMORY))).collect()
     }
 
     fn meter(&self, at: usize) -> u64 {

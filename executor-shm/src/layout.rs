@@ -154,6 +154,10 @@ pub mod status {
 
     /// How often housekeeping waited although somebody wanted something of it, because that took more than its share.
     pub const HELD_BACK: usize = 4 * LINE;
+    /// The hold on the CPUs' latency: bit 0 asked, bit 1 held; errno << 8; microseconds << 32. 0 is not asked.
+    pub const HOLD_CPU_LATENCY: usize = 4 * LINE + 1;
+    /// The hold on the sidecar's memory, likewise, without a value.
+    pub const HOLD_MEMORY: usize = 4 * LINE + 2;
 
     /// Where the worker table begins: one line a worker.
     pub const WORKERS: usize = 5 * LINE;
@@ -164,6 +168,9 @@ pub mod status {
     /// What it sleeps without: bit 0 the kernel's barrier, so that producers use fences; bit 1 the call to sleep on several
     /// words, so that it naps for a millisecond at a time.
     pub const WORKER_LACKS: usize = 2;
+    /// Its real-time scheduling, as [`HOLD_CPU_LATENCY`]; bit 2 the kernel stops it for a share of each second; the value is
+    /// priority | policy << 8 (0 FIFO, 1 RR).
+    pub const WORKER_REAL_TIME: usize = 3;
 
     /// Words of a lane in the lane table: a gate line and a line of facts.
     pub const LANE_WORDS: usize = 2 * LINE;
@@ -423,6 +430,8 @@ pub const LAYOUT_HASH: u64 = {
         status::GATE_BARRIER,
         status::LANE_USELESS_WAKES,
         status::WORKER_LACKS,
+        status::WORKER_REAL_TIME,
+        status::HOLD_MEMORY,
         status::ROW_WORDS,
         status::ROW_NAME,
         lane::WAITING,

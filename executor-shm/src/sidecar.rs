@@ -16,6 +16,7 @@ use crate::fault::{self, Running, Witness};
 use crate::files::{FileError, InstanceName, realtime_ns};
 use crate::group::Group;
 use crate::handle::SidecarHandle;
+use crate::hold::{Held, HoldView, HoldWord, Holds, RealTime, throttles};
 use crate::housekeeping::{Housekeeping, Limits, Orders};
 use crate::layout::{LINE, journal, status};
 use crate::master::{Master, MasterError};
@@ -57,6 +58,7 @@ pub struct SidecarBuilder {
     idle: Option<IdleStrategy>,
     quantum: u32,
     drain_time: Duration,
+    holds: Holds,
     /// Others than the default are for tests alone.
     pub(crate) limits: Limits,
 }
@@ -72,6 +74,7 @@ impl Default for SidecarBuilder {
             idle: None,
             quantum: QUANTUM,
             drain_time: DRAIN_TIME,
+            holds: Holds::default(),
             limits: Limits::default(),
         }
     }
@@ -98,6 +101,18 @@ pub enum StartError {
     CpuTwice {
         /// The CPU.
         cpu: u32,
+    },
+    /// Real-time workers would leave no CPU to anybody else, housekeeping included. Allow one more CPU, have fewer workers, or
+    /// leave out real-time scheduling.
+    #[error(
+        "real-time workers ({workers}) would leave no CPU to housekeeping: {allowed} allowed; allow one more, have fewer \
+         workers, or leave out real-time scheduling"
+    )]
+    NoCpuLeft {
+        /// Workers.
+        workers: usize,
+        /// CPUs that this process may use.
+        allowed: usize,
     },
     /// A handler's own state could not be made.
     #[error(transparent)]
@@ -211,6 +226,31 @@ impl SidecarBuilder {
         self
     }
 
+    /// Keeps all CPUs of the machine out of any sleep that they are not back from within so many microseconds, 0 for none,
+    /// for as long as the sidecar lives: PM QoS, by `/dev/cpu_dma_latency`. It costs power. What is refused is no error:
+    /// see [`SidecarHandle::holds`].
+    #[must_use]
+    pub fn cpu_latency(mut self, microseconds: u32) -> Self {
+        self.holds.cpu_latency_us = Some(microseconds);
+        self
+    }
+
+    /// Schedules workers before everything that has no real-time priority. Refused at the start if that leaves no CPU for
+    /// anybody else; what the system refuses is no error: see [`SidecarHandle::holds`].
+    #[must_use]
+    pub fn real_time(mut self, real_time: RealTime) -> Self {
+        self.holds.real_time = Some(real_time);
+        self
+    }
+
+    /// Whether all memory of the process is locked, for as long as the process lives. What is refused is no error: see
+    /// [`SidecarHandle::holds`].
+    #[must_use]
+    pub fn lock_memory(mut self, lock: bool) -> Self {
+        self.holds.memory = lock;
+        self
+    }
+
     /// Takes the instance, recovers what an earlier life left, and serves. When it returns, clients can connect.
     ///
     /// # Errors
@@ -219,7 +259,7 @@ impl SidecarBuilder {
     pub fn start(self) -> Result<SidecarHandle, StartError> {
         let plan = self.plan()?;
         let master = Master::acquire(&plan.instance, &plan.wanted, Some(plan.source))?;
-        let crew = Crew::call(&plan.registry, &plan.cpus)?;
+        let crew = Crew::call(&plan.registry, &plan.cpus, plan.holds.real_time)?;
         plan.serve(master, crew, Warm::default())
     }
 
@@ -246,6 +286,9 @@ impl SidecarBuilder {
         };
         let allowed = cpu::allowed_cpus()?;
         let cpus = choose_cpus(&self.instance, &self.cpus, self.pin, &allowed)?;
+        if self.holds.real_time.is_some() && !leaves_a_cpu(&cpus, &allowed) {
+            return Err(StartError::NoCpuLeft { workers: cpus.len(), allowed: allowed.len() });
+        }
         let (handlers, workers) = (registry.handlers().len() as u32, cpus.len() as u32);
         Ok(Plan {
             instance: self.instance,
@@ -255,6 +298,8 @@ impl SidecarBuilder {
             idle: self.idle.unwrap_or_else(|| IdleStrategy::default_on(allowed.len())),
             quantum: self.quantum,
             drain_time: self.drain_time,
+            holds: self.holds,
+            held: None,
             limits: self.limits,
             source: ClockSource::detect(),
         })
@@ -272,6 +317,9 @@ pub(crate) struct Plan {
     idle: IdleStrategy,
     quantum: u32,
     drain_time: Duration,
+    pub(crate) holds: Holds,
+    /// What of them was taken.
+    held: Option<Held>,
     limits: Limits,
     pub(crate) source: ClockSource,
 }
@@ -288,8 +336,29 @@ impl Plan {
             .ok_or_else(|| StartError::NoRoom { instance: self.instance.clone(), room })
     }
 
+    /// Takes what of the process is to be held, unless it was taken before.
+    pub(crate) fn take_holds(&mut self) {
+        self.held.get_or_insert_with(|| self.holds.take());
+    }
+
+    /// How each worker is scheduled, as `status` tells it.
+    fn real_time(&self, crew: &Crew) -> Vec<HoldWord> {
+        let is_throttled = !self.idle.may_sleep() && throttles();
+        crew.real_time().into_iter().map(|word| word.throttled(is_throttled)).collect()
+    }
+
+    /// Everything that was asked for to be held, and what came of it.
+    pub(crate) fn holds(&self, crew: &Crew) -> Vec<HoldView> {
+        let held = self.held.as_ref();
+        let cpu_latency = held.and_then(|held| HoldView::cpu_latency(held.cpu_latency.0));
+        let memory = held.and_then(|held| HoldView::memory(held.memory.0));
+        let workers = (0u32..).zip(self.real_time(crew));
+        let real_time = workers.filter_map(|(worker, word)| HoldView::real_time(word.0, worker));
+        cpu_latency.into_iter().chain(memory).chain(real_time).collect()
+    }
+
     /// Recovers what an earlier life left, and serves. Whatever is warm is looked at again.
-    pub(crate) fn serve(self, master: Master, mut crew: Crew, mut warm: Warm) -> Result<SidecarHandle, StartError> {
+    pub(crate) fn serve(mut self, master: Master, mut crew: Crew, mut warm: Warm) -> Result<SidecarHandle, StartError> {
         let clock = master.settle_clock(self.source);
         let (status, geometry) = (master.status.clone(), master.geometry);
         let old_rows = if master.is_new() { Vec::new() } else { table::load_registry(&status, &geometry) };
@@ -340,6 +409,11 @@ impl Plan {
             let _ = bell.write(1);
             ending
         })?;
+        self.take_holds();
+        let (holds, real_time) = (self.holds(&crew), self.real_time(&crew));
+        let of_process = |hold: fn(&Held) -> HoldWord| self.held.as_ref().map_or(0, |held| hold(held).0);
+        status.store(status::HOLD_CPU_LATENCY, of_process(|held| held.cpu_latency));
+        status.store(status::HOLD_MEMORY, of_process(|held| held.memory));
         let (mut engagements, since) = (Vec::new(), table::since(&rows));
         let lacks = sleep::lacks();
         for (number, &cpu) in (0u32..).zip(&self.cpus) {
@@ -362,6 +436,7 @@ impl Plan {
             status.store(line + status::WORKER_CPU, cpu.map_or(0, |cpu| u64::from(cpu) + 1));
             status.store(line + status::WORKER_IDLE, self.idle as u64);
             status.store(line + status::WORKER_LACKS, lacks);
+            status.store(line + status::WORKER_REAL_TIME, real_time.get(number as usize).map_or(0, |word| word.0));
             engagements.push(Engagement { worker, witness, since: since.clone() });
         }
         let threads = crew.engage(engagements);
@@ -380,6 +455,8 @@ impl Plan {
             geometry,
             bytes,
             idle: self.idle,
+            holds,
+            _held: self.held,
             timed,
             group,
             clock: self.source,
@@ -403,6 +480,14 @@ pub(crate) fn spawn<T: Send + 'static>(
         body()
     });
     thread.map_err(StartError::Thread)
+}
+
+/// Whether workers that nothing else runs beside leave a CPU for housekeeping, and for producers.
+fn leaves_a_cpu(cpus: &[Option<u32>], allowed: &[u32]) -> bool {
+    match cpus.iter().all(Option::is_some) {
+        true => allowed.iter().any(|cpu| !cpus.contains(&Some(*cpu))),
+        false => allowed.len() > cpus.len(),
+    }
 }
 
 /// One worker a CPU; `None` leaves a worker where the kernel puts it.

@@ -20,6 +20,7 @@ use nix::sys::stat::FileStat;
 use crate::crew::Crew;
 use crate::files::{self, FileError, InstanceName};
 use crate::handle::SidecarHandle;
+use crate::hold::HoldView;
 use crate::layout::{header, status};
 use crate::lock::{LockFile, fork_generation, same_inode};
 use crate::mapped::WriteWords;
@@ -49,15 +50,16 @@ pub struct Standby {
 }
 
 impl Standby {
-    pub(crate) fn new(plan: Plan) -> Result<Self, StartError> {
+    pub(crate) fn new(mut plan: Plan) -> Result<Self, StartError> {
         let mut warm = Warm::default();
         let master = own(&plan, &mut warm)?;
         if master.is_none() {
             warm.follow(&plan.instance, |journal, status| may_serve(&plan, journal, status))?;
         }
         // Once it is known that they may be needed: they are the program's code.
-        let mut crew = Crew::call(&plan.registry, &plan.cpus)?;
+        let mut crew = Crew::call(&plan.registry, &plan.cpus, plan.holds.real_time)?;
         crew.muster()?;
+        plan.take_holds(); // now, so that who waits hears what is refused before it is needed
         Ok(Self { plan, crew, warm, master, generation: fork_generation() })
     }
 
@@ -69,6 +71,11 @@ impl Standby {
     /// The CPUs its workers are pinned to.
     pub fn cpus(&self) -> Vec<u32> {
         self.plan.cpus.iter().copied().flatten().collect()
+    }
+
+    /// What of the process is held while it waits, and will be while it serves, or was refused.
+    pub fn holds(&self) -> Vec<HoldView> {
+        self.plan.holds(&self.crew)
     }
 
     /// Whether another sidecar served the instance when this was last asked of the kernel; else [`take_over`](Self::take_over)

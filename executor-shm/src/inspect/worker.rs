@@ -3,6 +3,7 @@
 use executor_core::idle::IdleStrategy;
 use executor_core::meter::WorkerWord;
 
+use crate::hold::HoldView;
 use crate::housekeeping::LANES_OF_ONE;
 use crate::layout::{Geometry, LINE, status};
 use crate::words::Words;
@@ -27,6 +28,8 @@ pub struct WorkerView {
     pub idle: Option<IdleStrategy>,
     /// How it slept.
     pub sleep: SleepView,
+    /// Its real-time scheduling, if that was asked for.
+    pub real_time: Option<HoldView>,
 }
 
 /// How a worker slept, over all its lives on these files.
@@ -68,6 +71,7 @@ impl WorkerView {
                 without_barrier: lacks & 1 != 0,
                 without_watch: lacks & 2 != 0,
             },
+            real_time: HoldView::real_time(words.load(line + status::WORKER_REAL_TIME), worker),
         }
     }
 }
