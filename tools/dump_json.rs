@@ -9,6 +9,7 @@ use executor_shm::inspect::{Inspection, LaneView, Listed};
 use serde_json::{Map, Value, json};
 
 use crate::exit::one_line;
+use crate::holds::{hold_json, holds_json};
 
 /// All instances.
 pub(crate) fn listed_json(listed: &[Listed]) -> Value {
@@ -37,6 +38,7 @@ pub(crate) fn shown_json(view: &Inspection) -> Value {
                 "tasks": worker.tasks,
                 "lanes": worker.lanes,
                 "idle": worker.idle.map(IdleStrategy::name),
+                "real_time": worker.real_time.as_ref().map(hold_json),
                 "sleep": {
                     "wakes": worker.sleep.wakes,
                     "naps": worker.sleep.naps,
@@ -101,6 +103,7 @@ fn head_json(view: &Inspection) -> Value {
         "group": view.group.map(Group::gid),
         "other_boot": view.other_boot,
         "held_back": view.held_back,
+        "holds": holds_json(&view.holds),
         "tasks": view.stats.tasks,
     })
 }

@@ -13,6 +13,7 @@ use executor_shm::state::LaneState;
 
 use crate::dump_json::{attached, handler_name, quantile_ns, running_ns, unanswered};
 use crate::exit::one_line;
+use crate::holds::held;
 use crate::units::{bytes, count, counted, nanoseconds};
 
 const NONE: &str = "-";
@@ -177,6 +178,9 @@ fn head(view: &Inspection, now: u64) -> String {
             "  housekeeping held back {times}: producers attached or woke it faster than it may serve them"
         );
     }
+    for hold in &view.holds {
+        let _ = writeln!(text, "  {}", held(hold));
+    }
     for worker in &view.workers {
         let cpu = worker.cpu.map_or("unpinned".to_owned(), |cpu| format!("on CPU {cpu}"));
         let _ = writeln!(
@@ -188,6 +192,9 @@ fn head(view: &Inspection, now: u64) -> String {
             counted(worker.tasks, "task"),
             slept(worker),
         );
+        if let Some(hold) = &worker.real_time {
+            let _ = writeln!(text, "    {}", held(hold));
+        }
     }
     for lane in view.lanes.iter().filter(|lane| lane.useless_wakes > 0) {
         let wakes = counted(lane.useless_wakes, "wake-up");

@@ -21,6 +21,7 @@ pub mod floor;
 pub mod handlers;
 mod hash;
 mod hashing;
+mod holds;
 mod lines;
 mod load;
 mod notify;

@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 
 use crate::config::ConfigError;
 use crate::exit::{FAILED, USAGE, print};
+use crate::holds::{complain, holds_json};
 use crate::notify::Notifier;
 use crate::respawn::line_to;
 use crate::settings::Settings;
@@ -54,7 +55,7 @@ impl RunError {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) => USAGE,
-            Self::Start(StartError::Cpu(_) | StartError::CpuTwice { .. }) => USAGE,
+            Self::Start(StartError::Cpu(_) | StartError::CpuTwice { .. } | StartError::NoCpuLeft { .. }) => USAGE,
             Self::Start(StartError::Master(MasterError::Geometry(_) | MasterError::File(FileError::Group(_)))) => USAGE,
             _ => FAILED,
         }
@@ -102,6 +103,9 @@ pub(crate) fn run(
         Some(sidecar.start()?)
     };
     let Some(handle) = handle else { return Ok(()) };
+    if settings.standby != Some(true) {
+        complain(handle.holds()); // a standby did when it began to wait
+    }
     let started = Instant::now();
     // Before the line: whoever has read it may kill this process and expect a supervisor to start another.
     if let Some(notifier) = &mut notifier {
@@ -131,7 +135,8 @@ fn sidecar(settings: &Settings, registry: Registry) -> SidecarBuilder {
         .instance(settings.instance.clone().unwrap_or_default())
         .registry(registry)
         .cpus(&settings.cpus)
-        .pinned(settings.pinned.unwrap_or(true));
+        .pinned(settings.pinned.unwrap_or(true))
+        .lock_memory(settings.lock_memory.unwrap_or(false));
     if let Some(lanes) = settings.lanes {
         sidecar = sidecar.lanes(lanes);
     }
@@ -155,6 +160,12 @@ fn sidecar(settings: &Settings, registry: Registry) -> SidecarBuilder {
     }
     if let Some(time) = settings.drain {
         sidecar = sidecar.drain_time(time);
+    }
+    if let Some(us) = settings.cpu_latency {
+        sidecar = sidecar.cpu_latency(us);
+    }
+    if let Some(real_time) = settings.real_time {
+        sidecar = sidecar.real_time(real_time);
     }
     if let Some(timing) = settings.timing {
         sidecar = sidecar.timing(timing);
@@ -202,6 +213,7 @@ fn started_json(handle: &SidecarHandle, handlers: &[String]) -> Value {
         "timing": handle.is_timed(),
         "clock": handle.clock_source().name(),
         "idle": handle.idle().name(),
+        "holds": holds_json(handle.holds()),
         "recovered": {
             "lanes": recovery.lanes,
             "reruns": recovery.reruns,

@@ -11,10 +11,11 @@ use executor_core::cpu;
 use executor_core::idle::IdleStrategy;
 use executor_core::record::LENGTH_MAX;
 use executor_core::worker::QUANTUM;
+use executor_shm::hold::CPU_LATENCY_MAX_US;
 use executor_shm::inspect::{Inspection, cpus_in_use};
 use executor_shm::layout::Geometry;
 use executor_shm::sidecar::DRAIN_TIME;
-use executor_shm::{Group, InstanceName};
+use executor_shm::{Group, InstanceName, RealTime};
 use serde_json::{Value, json};
 
 use crate::units::{bytes, parse_bytes, parse_time};
@@ -57,6 +58,15 @@ pub(crate) struct Settings {
     /// How long a stop may take to serve what was accepted before it [default: 5s].
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub(crate) drain: Option<Duration>,
+    /// Keep all CPUs out of any sleep that they are not back from within so many microseconds [default: none].
+    #[arg(long, value_name = "US", value_parser = parse_cpu_latency, allow_negative_numbers = true)]
+    pub(crate) cpu_latency: Option<u32>,
+    /// Schedule workers before everything else, as fifo:PRIORITY or rr:PRIORITY, 1 to 99 [default: none].
+    #[arg(long, value_name = "POLICY:PRIORITY")]
+    pub(crate) real_time: Option<RealTime>,
+    /// Lock all memory of the sidecar, so that nothing of it is paged out.
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    pub(crate) lock_memory: Option<bool>,
     /// Start the sidecar again after a crash: at once, then with waits that double from 10 ms to 5 s.
     #[arg(long, num_args = 0, default_missing_value = "true")]
     pub(crate) respawn: Option<bool>,
@@ -127,7 +137,7 @@ pub(crate) struct Setting {
 }
 
 /// Every setting, in the order in which they are shown.
-pub(crate) const SETTINGS: [Setting; 15] = [
+pub(crate) const SETTINGS: [Setting; 18] = [
     Setting {
         name: "instance",
         flag: "INSTANCE",
@@ -232,6 +242,30 @@ pub(crate) const SETTINGS: [Setting; 15] = [
         standard: |_, _| default(time_text(DRAIN_TIME)),
     },
     Setting {
+        name: "cpu-latency",
+        flag: "--cpu-latency",
+        form: Form::Count,
+        read: |settings, text| set(&mut settings.cpu_latency, parse_cpu_latency(text)),
+        value: |settings| settings.cpu_latency.map(Value::from),
+        standard: |_, _| default("none"),
+    },
+    Setting {
+        name: "real-time",
+        flag: "--real-time",
+        form: Form::Text,
+        read: |settings, text| set(&mut settings.real_time, text.parse::<RealTime>()),
+        value: |settings| settings.real_time.map(|real_time| json!(real_time.to_string())),
+        standard: |_, _| default("none"),
+    },
+    Setting {
+        name: "lock-memory",
+        flag: "--lock-memory",
+        form: Form::Flag,
+        read: |settings, text| set(&mut settings.lock_memory, parse_bool(text)),
+        value: |settings| settings.lock_memory.map(Value::from),
+        standard: |_, _| default(false),
+    },
+    Setting {
         name: "respawn",
         flag: "--respawn",
         form: Form::Flag,
@@ -325,6 +359,10 @@ fn parse_lanes(text: &str) -> Result<u32, String> {
     parse_number(text, 1, 1024)
 }
 
+fn parse_cpu_latency(text: &str) -> Result<u32, String> {
+    parse_number(text, 0, CPU_LATENCY_MAX_US)
+}
+
 fn parse_quantum(text: &str) -> Result<u32, String> {
     parse_number(text, 1, u32::MAX)
 }
@@ -413,6 +451,9 @@ mod tests {
             ("quantum", "7"),
             ("pinned", "false"),
             ("drain", "1500ms"),
+            ("cpu-latency", "20"),
+            ("real-time", "rr:7"),
+            ("lock-memory", "true"),
             ("respawn", "true"),
             ("standby", "true"),
             ("json", "true"),
@@ -474,6 +515,9 @@ mod tests {
             assert!(parse_buffer(bytes).is_err(), "{bytes}");
         }
         assert_eq!([parse_lanes("0"), parse_lanes("1025")].map(|parsed| parsed.is_err()), [true; 2]);
+        for latency in ["-1", "2000000001", "0.5"] {
+            assert!(parse_cpu_latency(latency).is_err(), "{latency}");
+        }
         assert!(parse_quantum("0").is_err() && parse_cpu("1024").is_err() && parse_bool("yes").is_err());
     }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use executor_shm::{SidecarBuilder, SidecarHandle, Standby, StartError, StopSignals};
 use serde_json::{Value, json};
 
+use crate::holds::{complain, holds_json};
 use crate::notify::Notifier;
 use crate::run::say;
 use crate::units::{counted, nanoseconds};
@@ -18,6 +19,7 @@ pub(crate) fn stand_by(
     as_json: bool,
 ) -> Result<Option<SidecarHandle>, StartError> {
     let standby = sidecar.stand_by()?;
+    complain(&standby.holds());
     if !standby.is_waiting() {
         return standby.take_over_unless(signals);
     }
@@ -53,6 +55,7 @@ fn standing_by_json(standby: &Standby, handlers: &[String]) -> Value {
         "cpus": standby.cpus(),
         "handlers": handlers,
         "warm_lanes": standby.warm_lanes(),
+        "holds": holds_json(&standby.holds()),
     })
 }
 
