@@ -10,6 +10,7 @@ pub mod barrier;
 mod bell;
 mod boot;
 pub mod clean;
+mod cpus;
 mod crew;
 mod draft;
 pub mod fault;

@@ -11,6 +11,7 @@ use executor_core::worker::{QUANTUM, Worker, WorkerOptions};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::barrier;
+use crate::cpus::{choose_cpus, leaves_a_cpu};
 use crate::crew::{Crew, Engagement};
 use crate::fault::{self, Running, Witness};
 use crate::files::{FileError, InstanceName, realtime_ns};
@@ -480,37 +481,4 @@ pub(crate) fn spawn<T: Send + 'static>(
         body()
     });
     thread.map_err(StartError::Thread)
-}
-
-/// Whether workers that nothing else runs beside leave a CPU for housekeeping, and for producers.
-fn leaves_a_cpu(cpus: &[Option<u32>], allowed: &[u32]) -> bool {
-    match cpus.iter().all(Option::is_some) {
-        true => allowed.iter().any(|cpu| !cpus.contains(&Some(*cpu))),
-        false => allowed.len() > cpus.len(),
-    }
-}
-
-/// One worker a CPU; `None` leaves a worker where the kernel puts it.
-fn choose_cpus(
-    instance: &InstanceName,
-    asked: &[u32],
-    pin: bool,
-    allowed: &[u32],
-) -> Result<Vec<Option<u32>>, StartError> {
-    if !pin {
-        return Ok(vec![None; asked.len().max(1)]);
-    }
-    for (at, &cpu) in asked.iter().enumerate() {
-        cpu::check(cpu)?;
-        if asked.iter().take(at).any(|&earlier| earlier == cpu) {
-            return Err(StartError::CpuTwice { cpu });
-        }
-    }
-    if !asked.is_empty() {
-        return Ok(asked.iter().copied().map(Some).collect());
-    }
-    // Not counting the CPU of the sidecar that this one is to follow.
-    let taken = crate::inspect::cpus_in_use_beside(Some(instance));
-    let free = allowed.iter().rev().find(|cpu| !taken.contains(cpu));
-    Ok(vec![free.or(allowed.last()).copied()])
 }
