@@ -228,7 +228,9 @@ fn a_machine_without_the_device_says_so() {
 fn what_no_kernel_has_is_refused_before_anything_starts() {
     let name = instance("bad");
     let refused = |arguments: &[&str], says: &str| {
-        let output = executord().args(["run", name.as_str()]).args(arguments).output().unwrap();
+        let mut command = executord();
+        command.args(["run", name.as_str(), "--tied"]).args(arguments).stdin(Stdio::null());
+        let output = command.output().unwrap();
         assert_refused(&output, 2, says);
     };
     for real_time in ["fifo:0", "fifo:100", "fifo:-1", "batch:3", "7"] {
@@ -243,7 +245,7 @@ fn what_no_kernel_has_is_refused_before_anything_starts() {
         [("cpu-latency = -1", "a.toml:1: cpu-latency = -1: not a number"), ("real-time = 7", "a string")]
     {
         fs::write(&file, line).unwrap();
-        refused(&["--config", file.to_str().unwrap()], says);
+        assert_refused(&executord().args(["config", "--config"]).arg(&file).output().unwrap(), 2, says);
     }
 }
 
@@ -256,8 +258,9 @@ fn real_time_workers_leave_a_cpu_to_housekeeping_or_do_not_start() {
     let run = |arguments: &[&str]| {
         let name = instance("alone");
         let mut command = executord();
-        command.args(["run", name.as_str(), "--real-time", "rr:1"]).args(arguments);
-        command.output().unwrap()
+        // Tied to an input that has ended, one that starts all the same ends at once.
+        command.args(["run", name.as_str(), "--tied", "--real-time", "rr:1"]).args(arguments);
+        command.stdin(Stdio::null()).output().unwrap()
     };
     let each: Vec<String> = cpus.iter().flat_map(|cpu| ["--cpu".to_owned(), cpu.to_string()]).collect();
     let on_all: Vec<&str> = each.iter().map(String::as_str).collect();
