@@ -111,8 +111,9 @@ fn decades(values: impl Iterator<Item = f64>) -> Range<f64> {
     if least > most {
         return 1.0..10.0;
     }
-    let (low, high) = (least.log10().floor(), most.log10().ceil());
-    10f64.powf(low)..10f64.powf(high.max(low + 1.0))
+    let low = 10f64.powf(least.log10().floor());
+    let below = 10f64.powf(most.log10().floor()); // a little past a power of ten is no reason for a whole one more
+    low..if most < 1.3 * below { 1.5 * below } else { 10.0 * below }.max(2.0 * low)
 }
 
 /// Nanoseconds in the unit that fits.

@@ -17,8 +17,8 @@ pub(crate) const STRATEGIES: [IdleStrategy; 5] =
     [IdleStrategy::Adaptive, IdleStrategy::Sleep, IdleStrategy::Spin, IdleStrategy::SpinThenYield, IdleStrategy::Yield];
 /// Gaps, in microseconds: half powers of ten from 1 us to 100 ms.
 pub(crate) const GAPS_US: [u64; 11] = [1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000];
-/// Fewest and most trips of a spell.
-const TRIPS: (u64, u64) = (3, 1000);
+/// Fewest and most trips of a spell, before it has lasted its time.
+const TRIPS: (u64, u64) = (2, 1000);
 /// Trips in which a strategy learns the gap, where they do not take long.
 const LESSONS: u64 = 16;
 
@@ -87,18 +87,27 @@ fn percent_of(cpu: Duration, elapsed: Duration) -> f64 {
     100.0 * cpu.as_secs_f64() / elapsed.as_secs_f64()
 }
 
-/// One task after each gap, again and again, in one of `lanes` attached lanes.
+/// One task after each gap, again and again, in one of `lanes` attached lanes; for at least `least` each, because what is
+/// known of the CPU time of a thread that runs is some milliseconds old.
 pub(crate) fn pass(
     cpus: (u32, u32),
     idle: IdleStrategy,
     lanes: u32,
     spells: &[Spell],
+    least: Duration,
 ) -> Result<Vec<Passed>, Box<dyn Error>> {
     let mut pair = Pair::start(cpus, idle, lanes)?;
     let mut passed = Vec::new();
     for spell in spells {
-        let (trips, cpu, elapsed) = pair.watch(|client| Ok(time_after_gaps(spell, |number| call(client, number))?))?;
-        let cpu_ns = cpu.as_nanos() as f64 / (spell.warm_up + spell.trips) as f64;
+        let (trips, cpu, elapsed) = pair.watch(|client| {
+            let (begun, more) = (Instant::now(), Spell { warm_up: 0, ..*spell });
+            let mut trips = time_after_gaps(spell, |number| call(client, number))?;
+            while begun.elapsed() < least {
+                trips.extend(time_after_gaps(&more, |number| call(client, number))?);
+            }
+            Ok(trips)
+        })?;
+        let cpu_ns = cpu.as_nanos() as f64 / (spell.warm_up + trips.len() as u64) as f64;
         passed.push(Passed { trips, cpu_ns, cpu_percent: percent_of(cpu, elapsed) });
     }
     Ok(passed)

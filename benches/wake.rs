@@ -43,10 +43,10 @@ use sum::{Sum, sum};
 #[command(name = "wake", after_help = EXAMPLES)]
 struct Options {
     /// Rounds; each measures everything.
-    #[arg(long, default_value_t = 11, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     rounds: u64,
-    /// Time for each gap of a round, in milliseconds; at least 3 trips, at most 1000.
-    #[arg(long, default_value_t = 60, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    /// Time for each gap of a round, in milliseconds; two trips at least.
+    #[arg(long, default_value_t = 40, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=10_000))]
     spell: u64,
     /// Time without a task over which the CPU of a sidecar with 16 lanes is read, for each strategy, in seconds.
     #[arg(long, default_value_t = 5, value_name = "S", value_parser = clap::value_parser!(u64).range(1..=600))]
@@ -98,7 +98,7 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let mut results = Results::new(&spells);
     for round in 0..options.rounds as usize {
         say(&format!("round {} of {}", round + 1, options.rounds));
-        results.round(cpus, &spells, round)?;
+        results.round(cpus, (&spells, Duration::from_millis(options.spell)), round)?;
     }
     for idle in STRATEGIES {
         say(&format!("without a task: {}", idle.name()));
@@ -231,14 +231,19 @@ impl Results {
         Self { spells: spells.to_vec(), rows: SUBJECTS.iter().map(|_| rows()).collect(), idle: Vec::new() }
     }
 
-    fn round(&mut self, cpus: (u32, u32), spells: &[Spell], round: usize) -> Result<(), Box<dyn Error>> {
+    fn round(
+        &mut self,
+        cpus: (u32, u32),
+        (spells, least): (&[Spell], Duration),
+        round: usize,
+    ) -> Result<(), Box<dyn Error>> {
         let mut order: Vec<usize> = (0..SUBJECTS.len()).collect();
         if !round.is_multiple_of(2) {
             order.reverse(); // so that a drift of the machine favours neither
         }
         for at in order {
             let passed = match SUBJECTS[at] {
-                Subject::Ours(idle, lanes) => pass(cpus, idle, lanes, spells)?,
+                Subject::Ours(idle, lanes) => pass(cpus, idle, lanes, spells, least)?,
                 Subject::Floor(words) => sleeping_trips(cpus, words, spells)?
                     .into_iter()
                     .map(|trips| Passed { trips, cpu_ns: f64::NAN, cpu_percent: f64::NAN })
@@ -393,9 +398,9 @@ impl Results {
             let _ = writeln!(text, "without a task, {LANES} lanes, {:<16} {}", idle.name(), percent(*burnt));
         }
         let (producer, sidecar) = cpus;
-        let _ = write!(
+        let _ = writeln!(
             text,
-            "{} rounds, CPUs {producer} and {sidecar}, {} s without a task\n",
+            "{} rounds, CPUs {producer} and {sidecar}, {} s without a task",
             options.rounds, options.idle
         );
         text
@@ -413,7 +418,9 @@ impl Results {
             .collect()
         };
         let fact = |name: &str| circumstances.get(name).and_then(Value::as_str).unwrap_or("unknown");
-        let measured = format!("{}, {}, {}, medians of all rounds", fact("machine"), fact("kernel"), fact("date"));
+        let load = circumstances.get("load_before").and_then(Value::as_f64).unwrap_or(f64::NAN);
+        let [machine, kernel, date] = ["machine", "kernel", "date"].map(fact);
+        let measured = format!("{machine}, {kernel}, {date}, load {load:.1} before, medians of all rounds");
         let latency = Caption {
             title: "A task after a pause: from submit to the answer in hand, by idle strategy of both sides",
             measured: &measured,
