@@ -70,11 +70,13 @@ fn a_flag_wins_over_a_variable_over_the_file_over_the_default() {
 fn a_file_that_the_environment_names_sets_everything() {
     let name = instance("everything");
     let gid = nix::unistd::getegid().as_raw();
-    let file = ConfigFile::new(&format!(
+    let text = format!(
         "instance = \"{name}\"\nlanes = 3\ncapacity = 8\nrequest-bytes = \"1KiB\"\nresponse-bytes = 128\n\
          group = \"{gid}\"\ncpu = [0, 1]\nidle = \"yield\"\ntiming = false\nquantum = 2\npinned = false\n\
-         drain = \"1500ms\"\nrespawn = false\nstandby = true\njson = true\n"
-    ));
+         drain = \"1500ms\"\ncpu-latency = 50\nreal-time = \"rr:1\"\nlock-memory = true\n\
+         respawn = false\nstandby = true\njson = true\n"
+    );
+    let file = ConfigFile::new(&text);
     let environment = [("EXECUTOR_CONFIG", file.path())];
     let shown = config(&[], &environment);
     assert_eq!(shown["config"], file.path());
@@ -85,10 +87,13 @@ fn a_file_that_the_environment_names_sets_everything() {
     }
     let values: Vec<Value> = settings.values().map(|setting| setting["value"].clone()).collect();
     let group = gid.to_string();
-    let expected =
-        json!([name.as_str(), 3, 8, 1024, 128, group, [0, 1], "yield", false, 2, false, "1500ms", false, true, true]);
-    assert_eq!(Value::from(values), expected);
+    let before = json!([name.as_str(), 3, 8, 1024, 128, group, [0, 1], "yield", false, 2, false, "1500ms"]);
+    let holds_and_switches = json!([50, "rr:1", true, false, true, true]);
+    let expected = [before, holds_and_switches].map(|values| values.as_array().unwrap().clone());
+    assert_eq!(Value::from(values), Value::from(expected.concat()));
 
+    // Real time for as many workers as there may be CPUs would be refused.
+    std::fs::write(file.path(), text.replace("real-time", "# real-time")).unwrap();
     let mut command = executord();
     command.arg("run").envs(environment);
     let mut sidecar = Sidecar::spawn(&name, command);
@@ -97,6 +102,10 @@ fn a_file_that_the_environment_names_sets_everything() {
         ["instance", "lanes", "capacity", "request_bytes", "response_bytes", "group", "cpus", "idle", "timing"];
     let served: Vec<Value> = served.iter().map(|&key| started[key].clone()).collect();
     assert_eq!(Value::from(served), json!([name.as_str(), 3, 8, 1024, 128, gid, [], "yield", false]));
+    assert_eq!(
+        (&started["holds"]["cpu_latency"]["asked"], &started["holds"]["memory"]["asked"]),
+        (&"50".into(), &"true".into())
+    );
     assert!(sidecar.stop(Signal::SIGTERM).0.success());
     assert_eq!(files_with(name.as_str()), [""; 0]);
 }
