@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Instant;
@@ -28,10 +29,16 @@ impl TestInstance {
     /// `of` is no name, or no folder can be made.
     pub fn new(of: &str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let text = format!("{of}-{}-{}", std::process::id(), COUNT.fetch_add(1, Relaxed));
-        let folder = std::env::temp_dir().join(format!("executor-{text}"));
-        fs::create_dir(&folder).unwrap();
-        Self { name: InstanceName::new(&text).unwrap(), folder }
+        loop {
+            let text = format!("{of}-{}-{}", std::process::id(), COUNT.fetch_add(1, Relaxed));
+            let folder = std::env::temp_dir().join(format!("executor-{text}"));
+            match fs::create_dir(&folder) {
+                Ok(()) => return Self { name: InstanceName::new(&text).unwrap(), folder },
+                // Left by a test that was killed, whose number has come round again.
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => panic!("{}: {error}", folder.display()),
+            }
+        }
     }
 
     /// The name.
