@@ -113,13 +113,21 @@ impl SidecarProcess {
         Ok(said)
     }
 
-    /// Starts a standby and waits until it stands by.
+    /// Starts a standby and waits until it stands by and waits for the locks with all its threads at rest, as one that has
+    /// stood by for a while does.
     #[allow(dead_code, reason = "not every bench lets sidecars follow each other")]
     pub(crate) fn stand_by(&self) -> Result<(), Box<dyn Error>> {
         let mut said = self.spawn(Role::StandBy)?;
         let mut line = String::new();
         said.read_line(&mut line)?;
-        if line.trim() == STANDS_BY { Ok(()) } else { Err(format!("the standby said {line:?}").into()) }
+        if line.trim() != STANDS_BY {
+            return Err(format!("the standby said {line:?}").into());
+        }
+        let pid = running().as_ref().and_then(|running| running.children.back().map(Child::id)).unwrap_or_default();
+        while !waits_at_rest(pid)? {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
     }
 
     /// Starts another sidecar after one that is dead.
@@ -246,4 +254,15 @@ fn serve(
         handle.run_until(&signals)?;
     }
     Ok(())
+}
+
+/// Whether all threads of the process sleep, and one of them waits for locks.
+fn waits_at_rest(pid: u32) -> std::io::Result<bool> {
+    let (mut waits, mut rests) = (false, true);
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let stat = std::fs::read_to_string(thread?.path().join("stat"))?;
+        waits |= stat.contains("(executor-waite"); // names have 15 letters there
+        rests &= stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('S'));
+    }
+    Ok(waits && rests)
 }
