@@ -8,14 +8,17 @@
 //!
 //! A slice is no privilege: it changes when a thread runs, not how much. Kernels before 6.12 take no notice.
 
+use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 /// The shortest that the kernel grants.
 const SHORT: Duration = Duration::from_micros(100);
 
-/// This thread has a short slice, and its own one back when this is dropped. Threads that it starts meanwhile inherit it.
+/// This thread has a short slice, and its own one back when this is dropped, unless another thread drops it. Threads that it
+/// starts meanwhile inherit it.
 #[derive(Debug)]
 pub(crate) struct ShortSlice {
+    thread: ThreadId,
     /// In nanoseconds; `None` if there is nothing to give back.
     before: Option<u64>,
 }
@@ -27,14 +30,19 @@ impl ShortSlice {
             let short = libc::sched_attr { sched_runtime: SHORT.as_nanos() as u64, ..attributes };
             set(&short).then_some(attributes.sched_runtime)
         });
-        Self { before }
+        Self { thread: thread::current().id(), before }
+    }
+
+    /// Whether it was taken by the thread that asks.
+    pub(crate) fn is_of_this_thread(&self) -> bool {
+        self.thread == thread::current().id()
     }
 }
 
 impl Drop for ShortSlice {
     fn drop(&mut self) {
         // Asked anew: its nice value may be another by now.
-        if let Some(before) = self.before
+        if let Some(before) = self.before.filter(|_| self.is_of_this_thread())
             && let Some(attributes) = get().filter(is_fair)
         {
             set(&libc::sched_attr { sched_runtime: before, ..attributes });
@@ -87,6 +95,26 @@ mod tests {
         assert_eq!(slice(), Some(SHORT.as_nanos() as u64));
         assert_eq!(get().map(|attributes| attributes.sched_nice), nice);
         drop(short);
+        assert_eq!(slice(), Some(before));
+    }
+
+    #[test]
+    fn a_short_slice_that_another_thread_drops_changes_nothing_there() {
+        let Some(before) = slice() else { return println!("skipped: the kernel tells no slice") };
+        std::thread::spawn(move || {
+            let short = ShortSlice::take();
+            let dropped = std::thread::spawn(move || {
+                let other = ShortSlice::take();
+                let during = slice();
+                drop(short);
+                assert_eq!(slice(), during);
+                drop(other);
+            });
+            dropped.join().unwrap();
+            assert_eq!(slice(), Some(SHORT.as_nanos() as u64));
+        })
+        .join()
+        .unwrap();
         assert_eq!(slice(), Some(before));
     }
 }

@@ -46,6 +46,8 @@ pub struct Standby {
     warm: Warm,
     /// Nobody served the instance.
     master: Option<Master>,
+    /// Of the thread that made it.
+    short: Option<ShortSlice>,
     generation: u64,
 }
 
@@ -60,7 +62,9 @@ impl Standby {
         let mut crew = Crew::call(&plan.registry, &plan.cpus, plan.holds.real_time)?;
         crew.muster()?;
         plan.take_holds(); // now, so that who waits hears what is refused before it is needed
-        Ok(Self { plan, crew, warm, master, generation: fork_generation() })
+        // From before anybody is told that it stands by; its workers have been started and inherit nothing.
+        let short = ShortSlice::take();
+        Ok(Self { plan, crew, warm, master, short: Some(short), generation: fork_generation() })
     }
 
     /// The instance it waits for.
@@ -132,7 +136,8 @@ impl Standby {
         if self.generation != fork_generation() {
             return Err(StartError::Forked);
         }
-        let _short = ShortSlice::take(); // the workers have been started already
+        let short = self.short.take().filter(ShortSlice::is_of_this_thread);
+        let _short = short.unwrap_or_else(ShortSlice::take);
         let after = || interval.and_then(|interval| Instant::now().checked_add(interval));
         let mut tick = after();
         loop {
