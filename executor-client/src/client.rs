@@ -1,6 +1,7 @@
 //! One lane in the hands of its producer.
 //!
-//! It starts no thread; an [`AsyncClient`](crate::AsyncClient) made of it does. Whoever waits does so by its [`IdleStrategy`], and probes the sidecar's life lock now and then.
+//! It starts no thread; an [`AsyncClient`](crate::AsyncClient) made of it does. Whoever waits does so by its
+//! [`IdleStrategy`], and probes the sidecar's life lock now and then.
 //!
 //! # Invariants
 //! - N1: a slot's note is `Plain` or `Ticket` from its submit until its completion is taken, then `Taken`; credit
