@@ -378,16 +378,20 @@ fn a_start_beside_a_living_sidecar_without_a_journal_is_refused_and_removes_noth
     });
     let builder = Sidecar::builder().instance(instance.clone()).registry(registry.build().unwrap());
     let sidecar = builder.pinned(false).start().unwrap();
+    let open = open; // dropped before the sidecar, which waits for its handler, also by a panic
     let mut client = Client::connect(&instance).unwrap();
     client.try_submit(&TaskDescriptor::new(1), b"").unwrap();
     // It ends by itself once it misses the name, however late this thread goes on, but not before its handler returns.
     entered.recv().unwrap();
+    drop(client); // its lane would be reason enough to refuse
+    let is_settled = |files: &[String]| files.len() == 8 && !files.iter().any(|name| name.contains(".tmp-"));
+    until("two more lanes are made", || is_settled(&files(&instance)));
     std::fs::remove_file(format!("/dev/shm/executor.{instance}.journal")).unwrap();
     let before = files(&instance);
     let error = Sidecar::builder().instance(instance.clone()).pinned(false).start().unwrap_err();
     assert!(error.to_string().contains("still in use"), "{error}");
     assert_eq!(files(&instance), before);
-    drop((client, open));
+    drop(open);
     sidecar.stop();
     sidecar.join().unwrap();
     executor_shm::clean::clean(&instance, executor_shm::clean::CleanOptions::default()).unwrap();
