@@ -69,10 +69,7 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<(), Box<dyn Error>> {
-    let cpus = options.common.cpus()?;
-    if cpus.0 == cpus.1 {
-        return Err("this bench needs two CPUs: on one it would measure the scheduler".into());
-    }
+    let cpus = options.common.two_cpus()?;
     let circumstances = circumstances("failover");
     end_on_signals()?;
     // Two more than are attached, so that the sidecar has its spare lanes.

@@ -42,4 +42,14 @@ impl Common {
             _ => Err("--cpus takes two numbers, as in --cpus 0,1".into()),
         }
     }
+
+    /// The same, for a bench that means nothing where both sides share a CPU.
+    #[allow(dead_code, reason = "not every bench needs two")]
+    pub(crate) fn two_cpus(&self) -> Result<(u32, u32), Box<dyn Error>> {
+        let cpus = self.cpus()?;
+        if cpus.0 == cpus.1 {
+            return Err("this bench needs two CPUs: on one it would measure the scheduler".into());
+        }
+        Ok(cpus)
+    }
 }

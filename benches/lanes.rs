@@ -75,10 +75,7 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<(), Box<dyn Error>> {
-    let cpus = options.common.cpus()?;
-    if cpus.0 == cpus.1 {
-        return Err("this bench needs two CPUs: on one it would measure the scheduler".into());
-    }
+    let cpus = options.common.two_cpus()?;
     let circumstances = circumstances("lanes");
     end_on_signals()?;
     let mut results = Results::new();

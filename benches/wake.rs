@@ -85,10 +85,7 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<(), Box<dyn Error>> {
-    let cpus = options.common.cpus()?;
-    if cpus.0 == cpus.1 {
-        return Err("this bench needs two CPUs: on one it would measure the scheduler".into());
-    }
+    let cpus = options.common.two_cpus()?;
     if let Some(folder) = options.svg.as_ref().filter(|folder| !folder.is_dir()) {
         return Err(format!("{} is no folder; make it first", folder.display()).into());
     }
