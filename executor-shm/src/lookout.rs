@@ -72,10 +72,14 @@ impl Lookout {
     /// Watches for the completion of `position`; `false` if it is there.
     pub fn expect<S: WordsMut, C: Words>(&mut self, half: &ProducerHalf<S, C>, position: u64) -> bool {
         let at = half.shape().slot(position) + COMMIT;
-        let Some([word]) = half.cq().atomics(at, 1) else { return true };
         let seen = half.cq().load(at);
-        self.watch.add(word, seen);
-        seen != position.wrapping_add(1) || Mutant::LookoutLooksOnce.is_on()
+        if seen == position.wrapping_add(1) && !Mutant::LookoutLooksOnce.is_on() {
+            return false;
+        }
+        if let Some([word]) = half.cq().atomics(at, 1) {
+            self.watch.add(word, seen);
+        }
+        true
     }
 
     /// Naps until one of the completions is there, a call came, for at most `most` or [`NAP`], or for no reason. Where the
@@ -96,7 +100,12 @@ impl Lookout {
 
 #[cfg(test)]
 mod tests {
+    use executor_core::record::DescriptorRecord;
+
     use super::*;
+    use crate::layout::Geometry;
+    use crate::shape::LaneShape;
+    use crate::words::HeapWords;
 
     #[test]
     fn a_call_after_the_look_began_ends_the_nap_and_one_before_does_not() {
@@ -110,6 +119,22 @@ mod tests {
         assert!(lookout.nap(&call, Duration::from_millis(1)), "nobody has called since");
         call.call();
         assert!(!lookout.nap(&call, NAP), "the call came before the nap");
+    }
+
+    #[test]
+    fn a_completion_that_came_before_the_second_look_is_seen_by_it() {
+        let sizes = Geometry { capacity: 4, request_bytes: 0, response_bytes: 0, lanes: 1, handlers: 1, workers: 1 };
+        let words = || HeapWords::new(sizes.sq_bytes().max(sizes.cq_bytes()) / 8);
+        let (sq, cq, shape) = (words(), words(), LaneShape::new(&sizes));
+        let mut half = ProducerHalf::new(sq.clone(), cq.clone(), shape);
+        let position = half.submit(&DescriptorRecord::new(1, 0, 1, 0));
+        let (call, mut lookout) = (Call::new(), Lookout::default());
+        lookout.begin(&call);
+        Lookout::say(&half, position);
+        assert_eq!(sq.load(WAITING), position + 1);
+        assert!(lookout.expect(&half, position));
+        cq.commit(shape.slot(position) + COMMIT, position + 1);
+        assert!(!lookout.expect(&half, position));
     }
 
     #[test]

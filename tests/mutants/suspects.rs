@@ -70,7 +70,7 @@ pub(crate) fn suspects(mutant: Mutant) -> &'static [Suspect] {
         PoisonNotLookedAt | PoisonNotLookedAtAgain => &[LANE_MODEL, LANE_LIFE],
         WorkerSleepsUnsaid | SubmitWakesNobody | WorkerLooksOnce => &[SLEEPERS, SLEEP],
         WaitSleepsUnsaid | CompletionWakesNobody | WaitLooksOnce => &[SLEEPERS, SLEEP],
-        LookoutSleepsUnsaid | LookoutLooksOnce => &[COMPLETIONS],
+        LookoutSleepsUnsaid | LookoutLooksOnce => &[UNITS, COMPLETIONS],
         WakeUpLeftOut | WakeUpsWithoutEnd | RecoveryWakesNobody | CommandWakesNobody | CrowdForgotten => &[SLEEP],
         CompletedNotNoticed | FirstTaskForgotten | VerdictIgnored | IdempotenceIgnored => &[LANE_MODEL],
         PoisonIgnored | ChangeIgnored | LossIgnored | AttemptsIgnored | AttemptsOfAnyTask => &[LANE_MODEL],
