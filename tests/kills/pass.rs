@@ -288,7 +288,7 @@ impl Course {
         let address = self.addresses[step];
         let nth = 1 + self.addresses[base..step].iter().filter(|&&other| other == address).count() as u64;
         subject.run_through_calls(thread, calls as u64, company);
-        subject.run_to(thread, address, nth, company)
+        subject.run_to(thread, address, nth)
     }
 
     /// The course without the changes before `first` and after `last`.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Mutex;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -60,6 +60,9 @@ struct Arguments {
     /// Print one JSON object instead of a table.
     #[arg(long)]
     json: bool,
+    /// Seconds after which a scene hangs: it is ended, and where its threads stood is told. No limit with `--second`.
+    #[arg(long, default_value_t = 300)]
+    limit: u64,
     /// Run one scene in this process and print its counts; what the others are run with.
     #[arg(long, hide = true, value_name = "CPU")]
     inside: Option<usize>,
@@ -165,10 +168,42 @@ fn run_apart(unit: &Unit, cpu: usize, arguments: &Arguments) -> Result<String, S
     command.args(["--one-in", &arguments.one_in.to_string(), "--seed", &arguments.seed.to_string()]);
     command.args(arguments.second.then_some("--second"));
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(|error| error.to_string())?;
-    let mut told = String::new();
-    child.stdout.take().unwrap().read_to_string(&mut told).map_err(|error| error.to_string())?;
+    let mut stdout = child.stdout.take().unwrap();
+    let reader = std::thread::spawn(move || {
+        let mut told = String::new();
+        stdout.read_to_string(&mut told).map(|_| told)
+    });
+    let begun = Instant::now();
+    while !reader.is_finished() {
+        if !arguments.second && begun.elapsed() > Duration::from_secs(arguments.limit) {
+            let places = places(child.id());
+            child.kill().map_err(|error| error.to_string())?;
+            child.wait().map_err(|error| error.to_string())?;
+            return Err(format!("it did not end within {} s:\n{}", arguments.limit, places.join("\n")));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let told = reader.join().map_err(|_| "what it printed was not read")?.map_err(|error| error.to_string())?;
     let status = child.wait().map_err(|error| error.to_string())?;
     if status.success() { Ok(told) } else { Err(format!("it ended with {status}")) }
+}
+
+/// Where the threads of a process and of its children are: name, state, and the system call with its arguments.
+fn places(process: u32) -> Vec<String> {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().filter_map(Result::ok);
+    tasks
+        .flat_map(|task| {
+            let path = task.path().display().to_string();
+            let state = read(&format!("{path}/status"));
+            let state = state.lines().find(|line| line.starts_with("State")).unwrap_or_default().to_owned();
+            let [name, wait, call] = ["comm", "wchan", "syscall"].map(|file| read(&format!("{path}/{file}")));
+            let line = format!("    {path} {} {state} {wait} {}", name.trim_end(), call.trim_end());
+            let children = read(&format!("{path}/children"));
+            let children = children.split_whitespace().filter_map(|child| child.parse().ok()).flat_map(places);
+            std::iter::once(line).chain(children).collect::<Vec<_>>()
+        })
+        .collect()
 }
 
 fn report(by_path: &BTreeMap<Path, Tally>, seconds: f64, arguments: &Arguments) -> ExitCode {

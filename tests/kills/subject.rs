@@ -217,29 +217,45 @@ impl Subject {
     }
 
     /// Lets `thread` run until it is about to run the instruction at `address` for the `nth` time from here; it may stand
-    /// there already for the first time. `company` may run beside it. Says whether it comes there before its next marker.
-    pub(crate) fn run_to(&mut self, thread: usize, address: u64, nth: u64, company: Company) -> bool {
+    /// there already for the first time. Says whether it comes there before its next system call and its next marker.
+    ///
+    /// Everybody else stands: a breakpoint is for all threads of a process, and none of the others is to meet it.
+    pub(crate) fn run_to(&mut self, thread: usize, address: u64, nth: u64) -> bool {
         let mut seen = u64::from(!self.is_in_call(thread) && self.registers(thread).rip == address);
         while seen < nth {
             // Off the instruction first: a breakpoint under it would be met at once.
             self.step(thread, Effect::None, 0, Company::Nobody);
-            if self.registers(thread).rip != address {
-                let tid = self.threads[thread].tid;
-                let place = address as usize as *mut std::ffi::c_void;
-                let code = ptrace::read(tid, place).unwrap();
-                ptrace::write(tid, place, code & !0xff | BREAKPOINT).unwrap();
-                assert_eq!(self.run_to_marker(thread, company), Step::Ran, "{self} ends before {address:#x}");
-                ptrace::write(tid, place, code).unwrap();
-                let mut registers = self.registers(thread);
-                registers.rip -= 1;
-                if registers.rip != address {
-                    return false;
-                }
-                ptrace::setregs(tid, registers).unwrap();
+            if self.registers(thread).rip != address && !self.run_to_breakpoint(thread, address) {
+                return false;
             }
             seen += 1;
         }
         true
+    }
+
+    fn run_to_breakpoint(&mut self, thread: usize, address: u64) -> bool {
+        let tid = self.threads[thread].tid;
+        let place = address as usize as *mut std::ffi::c_void;
+        let code = ptrace::read(tid, place).unwrap();
+        ptrace::write(tid, place, code & !0xff | BREAKPOINT).unwrap();
+        let stop = loop {
+            self.go(thread, ptrace::syscall);
+            match self.wait_for(thread) {
+                Stop::Told => {}
+                stop => break stop,
+            }
+        };
+        ptrace::write(tid, place, code).unwrap();
+        let mut registers = self.registers(thread);
+        match stop {
+            Stop::Trap if registers.rip - 1 == address => {
+                registers.rip = address;
+                ptrace::setregs(tid, registers).unwrap();
+                true
+            }
+            Stop::Trap | Stop::Call => false,
+            stop => panic!("{self}: thread {thread} stands for {stop:?} before {address:#x}"),
+        }
     }
 
     /// Whether an instruction that fills memory through `rdi` fills memory that other processes see.
@@ -322,6 +338,7 @@ impl Subject {
             if found == Some(thread) {
                 return stop;
             }
+            assert_ne!(stop, Stop::Trap, "{self}: thread {found:?} meets a breakpoint that is for thread {thread}");
             // Another one, in company: on with it, unless it has come to where it was to come. That it was told to stand may
             // be news of long ago: what it did first was heard instead.
             if let Some(other) = found
@@ -414,7 +431,7 @@ pub(crate) fn step_through(
         let step = match effect {
             // Each round of it is a step; where nobody else sees them they are taken for one.
             Effect::Fill(after) if !subject.fills_shared(thread) => {
-                assert!(subject.run_to(thread, after, 1, company), "{subject} fills memory without an end");
+                assert!(subject.run_to(thread, after, 1), "{subject} fills memory without an end");
                 Step::Ran
             }
             effect => subject.step(thread, effect, number, company),
