@@ -13,8 +13,9 @@ pub(crate) struct Names {
 }
 
 impl Names {
+    /// Of one length: to copy a longer name takes other instructions.
     fn name(number: u64) -> InstanceName {
-        InstanceName::new(&format!("stepped-{}-{number}", std::process::id())).unwrap()
+        InstanceName::new(&format!("stepped-{:08}-{number:06}", std::process::id())).unwrap()
     }
 
     /// A name that was never used.
