@@ -22,7 +22,7 @@ use crate::registry::{Row, Table};
 use crate::response::{Response, Written};
 use crate::rota::Place;
 use crate::status::{HandlerChange, Interrupted, Malformed, Poison, Status};
-use crate::task::{LaneFacts, TaskContext};
+use crate::task::{LaneFacts, TaskContext, TaskId};
 use crate::view::RequestView;
 
 /// One lane as the dispatch loop sees it.
@@ -62,6 +62,28 @@ pub trait Lane {
         let _ = asleep;
     }
 
+    /// Whether the task that `take` found brings its own code, which [`Lane::run_own`] runs, and asks for no handler.
+    #[inline(always)]
+    fn brings_code(&self) -> bool {
+        false
+    }
+
+    /// Runs the code that the task brought; the error is a code of the author's choosing, its text stays with the lane. It
+    /// may unwind.
+    ///
+    /// # Errors
+    ///
+    /// What the author's code returned.
+    fn run_own(&mut self) -> Result<(), u8> {
+        Ok(())
+    }
+
+    /// The id of the task that `take` found, where its position does not say it.
+    #[inline(always)]
+    fn own_id(&self) -> Option<TaskId> {
+        None
+    }
+
     /// Publishes the completion and moves to the next position.
     fn publish(&mut self, completion: &CompletionRecord);
 
@@ -70,6 +92,11 @@ pub trait Lane {
 
     /// The longest payload that does not lie inline, in bytes.
     fn request_bytes(&self) -> usize;
+
+    /// Bytes of [`Scratch`] to have ready for it.
+    fn scratch_bytes(&self) -> usize {
+        self.request_bytes()
+    }
 
     /// Tasks a lane can hold.
     fn capacity(&self) -> u64;
@@ -190,6 +217,9 @@ impl<M: Deref<Target = [AtomicU64]>> Desk<M> {
             return false;
         }
         let started_at = self.stamp();
+        if served.lane.brings_code() {
+            return self.run_own(served, place, attempt, started_at);
+        }
         let record = &self.record;
         let mut row = self.table.find(record.handler_id());
         let mut verdict = judge(record, row.as_deref(), served, attempt, started_at, &self.clock);
@@ -225,6 +255,7 @@ impl<M: Deref<Target = [AtomicU64]>> Desk<M> {
             lane: &served.facts,
             clock: &self.clock,
             position: served.lane.position(),
+            own_id: served.lane.own_id(),
             started_at,
             attempt,
             worker: self.worker,
@@ -246,6 +277,23 @@ impl<M: Deref<Target = [AtomicU64]>> Desk<M> {
         self.in_flight = None;
         let attempt = if ran { attempt } else { attempt - 1 };
         self.end(served, &Ended { code, detail, attempt, ran, started_at, dense }, &written);
+        true
+    }
+
+    /// Serves a task that brings its own code.
+    #[inline(always)]
+    fn run_own<L: Lane>(&mut self, served: &mut Served<L>, place: Place, attempt: u16, started_at: u64) -> bool {
+        if !served.lane.start(attempt, None, started_at) {
+            return false;
+        }
+        self.in_flight = Some(InFlight { place, attempt, dense: None, started_at });
+        let outcome = served.lane.run_own(); // D3: may unwind
+        self.in_flight = None;
+        let (code, detail) = match outcome {
+            Ok(()) => (Status::Done.code(), 0),
+            Err(detail) => (Status::Failed { code: detail }.code(), detail),
+        };
+        self.end(served, &Ended { code, detail, attempt, ran: true, started_at, dense: None }, &Written::NOTHING);
         true
     }
 

@@ -14,6 +14,7 @@ pub mod contract;
 mod control;
 pub mod cpu;
 pub mod dispatch;
+pub mod executor;
 pub mod handler;
 pub mod histogram;
 pub mod idle;
@@ -32,6 +33,10 @@ pub mod worker;
 pub use bytemuck;
 pub use clock::{Clock, ClockSource};
 pub use contract::{SliceSpec, TaskSpec};
+pub use executor::{
+    BatchError, Error, ExecutorBuilder, ExecutorConfig, ExecutorStats, LatencyGoal, LatencyKind, LatencyTargetReport,
+    NanoTime, Task, TaskExecutor, TaskResult, Ticket, TicketError, global_time_source,
+};
 pub use handler::Handler;
 pub use registry::{Registry, RegistryBuilder, RegistryError};
 pub use response::Response;

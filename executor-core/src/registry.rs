@@ -154,6 +154,11 @@ impl Registry {
         RegistryBuilder::default()
     }
 
+    /// No handlers.
+    pub(crate) fn empty() -> Self {
+        Self { handlers: Arc::new([]) }
+    }
+
     /// The handlers in order of their ids.
     pub fn handlers(&self) -> &[Handler] {
         &self.handlers

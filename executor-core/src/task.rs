@@ -190,6 +190,7 @@ pub struct TaskContext<'a> {
     pub(crate) lane: &'a LaneFacts,
     pub(crate) clock: &'a Clock,
     pub(crate) position: u64,
+    pub(crate) own_id: Option<TaskId>,
     pub(crate) started_at: u64,
     pub(crate) attempt: u16,
     pub(crate) worker: u32,
@@ -198,7 +199,7 @@ pub struct TaskContext<'a> {
 impl TaskContext<'_> {
     /// The task's number in this instance.
     pub fn task_id(&self) -> TaskId {
-        TaskId::new(self.lane.lane, self.lane.base.wrapping_add(self.position))
+        self.own_id.unwrap_or_else(|| TaskId::new(self.lane.lane, self.lane.base.wrapping_add(self.position)))
     }
 
     /// The task's number in the world, stable over attempts: an idempotency key.

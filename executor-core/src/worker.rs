@@ -278,7 +278,7 @@ impl<L: Lane, M: Deref<Target = [AtomicU64]>> Turn<L, M> {
         match command {
             Command::Adopt(served) => {
                 let mut served = *served;
-                self.desk.scratch.grow(served.lane.request_bytes().min(LENGTH_MAX));
+                self.desk.scratch.grow(served.lane.scratch_bytes().min(LENGTH_MAX));
                 if self.closing && served.drain() {
                     self.draining += 1;
                 }

@@ -1,0 +1,145 @@
+//! Where workers sleep, and who wakes how many of them.
+//!
+//! # Invariants
+//! - S1: a worker that sleeps has its bit in `asleep` set; whoever clears the bit wakes it, nobody else does.
+//! - S2: between setting its bit and sleeping a worker looks at every lane once more, and between pushing a task and looking
+//!   for bits a submitter does nothing: with a full barrier between the two on both sides, either the worker sees the task or
+//!   the submitter sees the bit.
+//! - S3: a submitter wakes a worker if more tasks are accepted and not finished than workers are awake: each task that runs
+//!   keeps one of them busy, and each other one that is awake looks at every lane before it sleeps.
+//!
+//! The submitter's barrier is the kernel's where it lends one (`membarrier`): the worker that falls asleep has it put into
+//! all threads of the process, some microseconds a sleep, and a submit has none to pay for.
+
+use std::sync::OnceLock;
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Release, SeqCst};
+use std::sync::atomic::{AtomicU32, AtomicU64, compiler_fence, fence};
+use std::time::Duration;
+
+use rustix::thread::futex::{self, Flags, Timespec};
+use rustix::thread::{MembarrierCommand, membarrier};
+
+use super::depth::{Apart, Depth};
+use crate::worker::Woken;
+
+/// Longest sleep: an idle worker looks around once a second, in case a wake-up was lost that none is.
+const NAP: Duration = Duration::from_secs(1);
+
+/// Beds of all workers of an executor.
+#[derive(Debug)]
+pub(crate) struct Beds {
+    workers: usize,
+    /// A bit for each worker that sleeps, 64 a word.
+    asleep: Apart<Box<[AtomicU64]>>,
+    /// What each sleeps on: 1 once it is woken.
+    words: Box<[Apart<AtomicU32>]>,
+    lent: bool,
+}
+
+/// Whether the kernel lends its barrier to this process.
+fn is_lent() -> bool {
+    static LENT: OnceLock<bool> = OnceLock::new();
+    *LENT.get_or_init(|| {
+        membarrier(MembarrierCommand::RegisterPrivateExpedited).is_ok()
+            && membarrier(MembarrierCommand::PrivateExpedited).is_ok()
+    })
+}
+
+impl Beds {
+    pub(crate) fn new(workers: usize) -> Self {
+        Self {
+            workers,
+            asleep: Apart((0..workers.div_ceil(64)).map(|_| AtomicU64::new(0)).collect()),
+            words: (0..workers).map(|_| Apart(AtomicU32::new(0))).collect(),
+            lent: is_lent(),
+        }
+    }
+
+    /// Workers asleep.
+    pub(crate) fn asleep(&self) -> usize {
+        self.asleep.0.iter().map(|word| word.load(Acquire).count_ones() as usize).sum()
+    }
+
+    /// Wakes as many workers as `pushed` tasks may need that were just pushed.
+    #[inline]
+    pub(crate) fn pushed(&self, pushed: u64, depth: &Depth) {
+        if self.lent {
+            // SeqCst: the compiler alone is held back; the processor is by the barrier in `sleep` (S2).
+            compiler_fence(SeqCst);
+        } else {
+            // SeqCst: the push comes before the look at the bits, as in `sleep` the bit comes before the look at the lanes (S2).
+            fence(SeqCst);
+        }
+        if self.asleep.0.iter().any(|word| word.load(Acquire) != 0) {
+            self.wake_for(pushed, depth);
+        }
+    }
+
+    #[cold]
+    fn wake_for(&self, pushed: u64, depth: &Depth) {
+        for _ in 0..pushed.min(self.workers as u64) {
+            let awake = self.workers - self.asleep(); // before the depth, which then counts what those run (S3)
+            if depth.waiting() <= awake as u64 || !self.wake_one() {
+                return;
+            }
+        }
+    }
+
+    /// Wakes one worker; `false` if none sleeps.
+    fn wake_one(&self) -> bool {
+        for (group, word) in self.asleep.0.iter().enumerate() {
+            let mut bits = word.load(Acquire);
+            while bits != 0 {
+                let bit = bits.trailing_zeros() as usize;
+                if self.wake(group * 64 + bit) {
+                    return true;
+                }
+                bits = word.load(Acquire);
+            }
+        }
+        false
+    }
+
+    /// Wakes worker `worker` if it sleeps; says whether this call did.
+    pub(crate) fn wake(&self, worker: usize) -> bool {
+        let (Some(group), Some(word)) = (self.asleep.0.get(worker / 64), self.words.get(worker)) else { return false };
+        let bit = 1 << (worker % 64);
+        if group.fetch_and(!bit, AcqRel) & bit == 0 {
+            return false; // S1
+        }
+        word.0.store(1, Release);
+        let _ = futex::wake(&word.0, Flags::PRIVATE, 1); // fails for no address of ours
+        true
+    }
+
+    /// Puts worker `worker` to sleep unless `is_due` says, after its bit is set, that there is something to do.
+    pub(crate) fn sleep(&self, worker: usize, is_due: impl Fn() -> bool) -> Woken {
+        let (Some(group), Some(word)) = (self.asleep.0.get(worker / 64), self.words.get(worker)) else {
+            return Woken::AtOnce;
+        };
+        let bit = 1 << (worker % 64);
+        word.0.store(0, Release);
+        group.fetch_or(bit, AcqRel);
+        // SeqCst: the bit comes before the look at the lanes, as in `pushed` the push comes before the look at the bits (S2).
+        fence(SeqCst);
+        let mut nap = NAP;
+        if self.lent && membarrier(MembarrierCommand::PrivateExpedited).is_err() {
+            nap = Duration::from_millis(1); // it was lent once and is refused now: no sleep that nobody may end
+        }
+        if is_due() {
+            group.fetch_and(!bit, AcqRel);
+            return Woken::AtOnce;
+        }
+        let time = Timespec { tv_sec: nap.as_secs() as i64, tv_nsec: i64::from(nap.subsec_nanos()) };
+        while word.0.load(Acquire) == 0 {
+            match futex::wait(&word.0, Flags::PRIVATE, 0, Some(&time)) {
+                Err(rustix::io::Errno::TIMEDOUT) => break,
+                Ok(()) | Err(_) => {} // woken, for whatever reason, or the word is 1 already
+            }
+        }
+        if group.fetch_and(!bit, AcqRel) & bit == 0 {
+            return Woken::Woken;
+        }
+        if is_due() { Woken::Overslept } else { Woken::InTime }
+    }
+}

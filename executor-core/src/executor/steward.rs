@@ -1,0 +1,262 @@
+//! The executor's own threads: how they begin, what looks after them, how they end.
+//!
+//! The steward is a thread that sleeps until somebody works, looks around ten times a second then, and ends the others.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{
+    AtomicU32, AtomicU64,
+    Ordering::{Acquire, Release},
+};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::config::{ExecutorBuilder, OnChange};
+use super::engine::{Engine, Reins};
+use super::refusal::{Error, InvalidConfig, Stuck};
+use super::server::Server;
+use super::target::TargetState;
+use super::wait;
+use crate::cpu::pin_current_thread;
+use crate::meter::{self, MeterLayout};
+use crate::registry::Registry;
+use crate::worker::{Lanes, QUANTUM, Sleep, Woken, Worker, WorkerOptions};
+
+/// Between two looks while there is work.
+const ROUND: Duration = Duration::from_millis(100);
+
+/// A worker's bed.
+#[derive(Debug)]
+struct Bed {
+    engine: std::sync::Weak<Engine>,
+    worker: usize,
+}
+
+impl Sleep<Server> for Bed {
+    fn sleep(&mut self, lanes: &mut Lanes<'_, Server>, call: &AtomicU32) -> Woken {
+        let Some(engine) = self.engine.upgrade() else { return Woken::AtOnce };
+        let is_due = || call.load(Acquire) != 0 || lanes.iter().any(crate::dispatch::Lane::is_ready);
+        let woken = engine.beds.sleep(self.worker, is_due);
+        if woken != Woken::InTime {
+            engine.stir();
+        }
+        woken
+    }
+}
+
+/// Starts an executor.
+pub(crate) fn start(builder: ExecutorBuilder) -> Result<Arc<Engine>, Error> {
+    let terms = builder.terms().map_err(Error::InvalidConfig)?;
+    let registry = match builder.registry {
+        Some(registry) => registry,
+        None => Registry::empty(),
+    };
+    let layout = MeterLayout { workers: terms.workers, handlers: registry.handlers().len(), lanes: terms.workers };
+    let engine = Arc::new(Engine::new(terms, layout));
+    let words = meter::heap(&layout);
+    let cores = builder.config.executor_cores;
+    let (mut reins, mut threads, mut failed) = (Vec::new(), Vec::new(), None);
+    for number in 0..engine.terms.workers {
+        let core = cores.get(number % cores.len().max(1)).copied();
+        match hire(&engine, &registry, &words, number, core) {
+            Ok((control, thread)) => {
+                reins.push(control);
+                threads.push(thread);
+            }
+            Err(error) => {
+                failed = Some(error);
+                break;
+            }
+        }
+    }
+    engine.employ(reins);
+    let shared = Arc::clone(&engine);
+    let on_change = builder.on_change;
+    // Who started what is ended by the steward too, whatever failed.
+    let spawned = std::thread::Builder::new()
+        .name("executor-steward".to_owned())
+        .spawn(move || Steward { engine: shared, threads, on_change, seen: HashMap::new(), state: None }.run());
+    if let Err(source) = spawned {
+        engine.close();
+        engine.dismiss();
+        engine.bury();
+        return Err(Error::Runtime { what: "a thread that looks after the workers was refused", source });
+    }
+    if let Some(error) = failed {
+        engine.close();
+        return Err(error);
+    }
+    Ok(engine)
+}
+
+/// Starts a worker and waits until it is ready.
+fn hire(
+    engine: &Arc<Engine>,
+    registry: &Registry,
+    words: &Arc<[AtomicU64]>,
+    number: usize,
+    core: Option<u32>,
+) -> Result<(Reins, JoinHandle<()>), Error> {
+    let options = WorkerOptions {
+        worker: number as u32,
+        clock: *engine.time().clock(),
+        timed: engine.terms.timed,
+        idle: engine.terms.idle,
+        quantum: QUANTUM,
+        request_bytes: 0,
+        meter: Arc::clone(words),
+        layout: engine.layout,
+    };
+    let (worker, control) = Worker::<Server, _>::new(options);
+    let worker = worker.sleeping(Box::new(Bed { engine: Arc::downgrade(engine), worker: number }));
+    let (tell, told) = mpsc::sync_channel(1);
+    let (shared, registry) = (Arc::clone(engine), registry.clone());
+    let run = move || {
+        if let Some(Err(error)) = core.map(pin_current_thread) {
+            let _ = tell.send(Err(Error::InvalidConfig(InvalidConfig::Core(error))));
+            return;
+        }
+        wait::settle(&shared, number);
+        drop(shared); // its lanes hold on to the engine
+        let _ = worker.serve(&registry, &[], |ready| {
+            let refused = |error: &crate::registry::TableError| Error::Runtime {
+                what: "a handler's state for a worker could not be made",
+                source: std::io::Error::other(error.to_string()),
+            };
+            let _ = tell.send(ready.map_err(refused));
+        });
+    };
+    let refused = |source| Error::Runtime { what: "a thread for a worker was refused", source };
+    let thread = std::thread::Builder::new().name(format!("executor-work-{number}")).spawn(run).map_err(refused)?;
+    match told.recv() {
+        Ok(Ok(())) => Ok((control, thread)),
+        Ok(Err(error)) => Err(error),
+        Err(mpsc::RecvError) => {
+            Err(Error::Runtime { what: "a worker ended before it was ready", source: std::io::ErrorKind::Other.into() })
+        }
+    }
+}
+
+struct Steward {
+    engine: Arc<Engine>,
+    threads: Vec<JoinHandle<()>>,
+    on_change: Option<OnChange>,
+    /// By worker: the task that ran at the last look, since when, and whether it was reported.
+    seen: HashMap<usize, (u64, Instant, bool)>,
+    state: Option<TargetState>,
+}
+
+impl Steward {
+    fn run(mut self) {
+        loop {
+            let rests = self.may_rest();
+            self.engine.steward_rests.0.store(rests, Release);
+            // Somebody may have begun to work just before that was said.
+            let timeout = if rests && self.may_rest() { None } else { Some(ROUND) };
+            let news = self.engine.wait_for_news(timeout, |news| news.drained || news.stirred);
+            self.engine.steward_rests.0.store(false, Release);
+            self.engine.tell(|news| news.stirred = false);
+            if news.drained {
+                break;
+            }
+            self.look_around();
+        }
+        self.engine.dismiss();
+        for thread in self.threads.drain(..) {
+            let _ = thread.join(); // a worker that panics outside of tasks has said so on stderr
+        }
+        self.engine.bury();
+        self.engine.tell(|news| news.ended = true);
+    }
+
+    /// Whether nothing can change before somebody wakes a worker.
+    fn may_rest(&self) -> bool {
+        self.engine.beds.asleep() == self.engine.terms.workers && self.engine.depth.waiting() == 0
+    }
+
+    fn look_around(&mut self) {
+        self.engine.pay_debts();
+        self.look_for_stuck();
+        self.look_at_target();
+    }
+
+    fn look_for_stuck(&mut self) {
+        let now = Instant::now();
+        for (worker, account) in self.engine.accounts.iter().enumerate() {
+            let Some((number, current)) = account.current() else {
+                self.seen.remove(&worker);
+                continue;
+            };
+            let seen = self.seen.entry(worker).or_insert((number, now, false));
+            if seen.0 != number {
+                *seen = (number, now, false);
+            }
+            let running = self.engine.running_for(current.started_at).unwrap_or(now - seen.1);
+            if running >= self.engine.terms.stuck_after && !seen.2 {
+                seen.2 = true;
+                tracing::warn!(
+                    task_id = %current.id,
+                    name = %current.name,
+                    worker,
+                    running_ms = running.as_millis() as u64,
+                    "a task does not end; what waits behind it is run by other workers"
+                );
+            }
+        }
+    }
+
+    fn look_at_target(&mut self) {
+        let report = self.engine.report();
+        let before = self.state.replace(report.state);
+        let known = |state: &TargetState| matches!(state, TargetState::Met | TargetState::Missed);
+        if !known(&report.state) {
+            self.state = before;
+            return;
+        }
+        // The first figure is news only if it is bad.
+        if before == Some(report.state) || (before.is_none() && report.state == TargetState::Met) {
+            return;
+        }
+        match report.state {
+            TargetState::Missed => tracing::warn!(
+                latency_ns = report.latency_ns,
+                target_ns = report.target_ns,
+                percentile = report.percentile,
+                tasks = report.tasks,
+                "the latency target is missed"
+            ),
+            _ => tracing::info!(
+                latency_ns = report.latency_ns,
+                target_ns = report.target_ns,
+                percentile = report.percentile,
+                tasks = report.tasks,
+                "the latency target is met"
+            ),
+        }
+        if let Some(callback) = &self.on_change {
+            let call = std::panic::AssertUnwindSafe(|| callback(&report));
+            let _ = std::panic::catch_unwind(call); // theirs; it has said so on stderr
+        }
+    }
+}
+
+impl Engine {
+    /// How long a task has been running that started at this tick; `None` with timing off.
+    fn running_for(&self, started_at: u64) -> Option<Duration> {
+        let clock = self.time().clock();
+        (started_at != 0).then(|| Duration::from_nanos(clock.ticks_to_ns(clock.now().saturating_sub(started_at))))
+    }
+
+    /// Tasks that have been running for at least `least`, the longest first.
+    pub(crate) fn running(&self, least: Duration) -> Vec<Stuck> {
+        let found = self.accounts.iter().enumerate().filter_map(|(worker, account)| {
+            let (_, current) = account.current()?;
+            let running = self.running_for(current.started_at).unwrap_or_default();
+            (running >= least).then(|| Stuck { task_id: current.id, name: current.name.into_owned(), worker, running })
+        });
+        let mut found: Vec<Stuck> = found.collect();
+        found.sort_by_key(|stuck| std::cmp::Reverse(stuck.running));
+        found
+    }
+}

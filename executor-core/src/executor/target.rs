@@ -1,0 +1,224 @@
+//! Whether tasks were as fast as they were meant to be: a percentile over the last second or so.
+//!
+//! Each worker counts its own tasks in slices of time, of which a reader adds up those that are young enough. To meet a
+//! target is a matter of two counts, so it is exact; only the figure of the percentile has a histogram's 3 %.
+
+use std::sync::atomic::{
+    AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
+use std::time::Duration;
+
+use crate::histogram::{BUCKETS, HistogramSnapshot, bucket_of};
+
+/// Slices a window is cut into.
+const SLICES: u64 = 8;
+
+/// Which time of a task is held against [`target_latency_ns`](super::ExecutorConfig::target_latency_ns).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LatencyKind {
+    /// From its begin to its end.
+    #[default]
+    Execution,
+    /// From its submit to its end.
+    Total,
+}
+
+/// What it takes to meet the latency target.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LatencyGoal {
+    /// Tasks that must be within the target, of 1: 0.99 is the 99th percentile.
+    pub percentile: f64,
+    /// Which of a task's times counts.
+    pub kind: LatencyKind,
+    /// How far back tasks count. Seven eighths of it always do.
+    pub window: Duration,
+}
+
+impl Default for LatencyGoal {
+    fn default() -> Self {
+        Self { percentile: 0.99, kind: LatencyKind::Execution, window: Duration::from_secs(1) }
+    }
+}
+
+/// One worker's tasks of late.
+#[derive(Debug)]
+pub(crate) struct Recent {
+    target: u64,
+    slice_ticks: u64,
+    /// When the youngest slice ends, in ticks.
+    ends_at: AtomicU64,
+    youngest: AtomicU64,
+    slices: Box<[Slice]>,
+}
+
+#[derive(Debug)]
+struct Slice {
+    /// In ticks; 0 while it holds nothing, or is made empty.
+    began_at: AtomicU64,
+    tasks: AtomicU64,
+    over: AtomicU64,
+    buckets: Box<[AtomicU64]>,
+}
+
+/// Tasks within a window.
+#[derive(Clone, Debug)]
+pub(crate) struct Window {
+    pub(crate) tasks: u64,
+    pub(crate) over: u64,
+    pub(crate) histogram: HistogramSnapshot,
+}
+
+impl Recent {
+    /// For a target and a window in ticks.
+    pub(crate) fn new(target: u64, window: u64) -> Self {
+        let words = |count: usize| (0..count).map(|_| AtomicU64::new(0)).collect::<Box<[_]>>();
+        let slice = |_| Slice {
+            began_at: AtomicU64::new(0),
+            tasks: AtomicU64::new(0),
+            over: AtomicU64::new(0),
+            buckets: words(BUCKETS),
+        };
+        Self {
+            target,
+            slice_ticks: (window / SLICES).max(1),
+            ends_at: AtomicU64::new(0),
+            youngest: AtomicU64::new(0),
+            slices: (0..=SLICES).map(slice).collect(),
+        }
+    }
+
+    /// Counts a task that took `ticks`. The worker alone calls this.
+    #[inline]
+    pub(crate) fn count(&self, completed_at: u64, ticks: u64) {
+        if completed_at >= self.ends_at.load(Relaxed) {
+            self.advance(completed_at);
+        }
+        let Some(slice) = self.slices.get(self.youngest.load(Relaxed) as usize) else { return };
+        let add = |word: &AtomicU64| word.store(word.load(Relaxed) + 1, Relaxed);
+        add(&slice.tasks);
+        if ticks > self.target {
+            add(&slice.over);
+        }
+        if let Some(bucket) = slice.buckets.get(bucket_of(ticks)) {
+            add(bucket);
+        }
+    }
+
+    #[cold]
+    fn advance(&self, now: u64) {
+        let next = (self.youngest.load(Relaxed) + 1) % self.slices.len() as u64;
+        if let Some(slice) = self.slices.get(next as usize) {
+            slice.began_at.store(0, Release);
+            std::sync::atomic::fence(Release); // the words below are stored after it: who reads one of them finds 0 above
+            [&slice.tasks, &slice.over].into_iter().chain(slice.buckets.iter()).for_each(|word| word.store(0, Relaxed));
+            slice.began_at.store(now, Release);
+        }
+        self.youngest.store(next, Relaxed);
+        self.ends_at.store(now + self.slice_ticks, Relaxed);
+    }
+
+    /// Tasks of the window that ends now.
+    pub(crate) fn window(&self, now: u64) -> Window {
+        let oldest = now.saturating_sub(self.slice_ticks * SLICES);
+        let mut window = Window { tasks: 0, over: 0, histogram: HistogramSnapshot::from_buckets(std::iter::empty()) };
+        for slice in &self.slices {
+            let began_at = slice.began_at.load(Acquire);
+            if began_at == 0 || began_at < oldest {
+                continue;
+            }
+            let over = slice.over.load(Relaxed); // before all of them, so that it is no greater
+            let histogram = HistogramSnapshot::from_buckets(slice.buckets.iter().map(|word| word.load(Relaxed)));
+            let tasks = slice.tasks.load(Relaxed);
+            std::sync::atomic::fence(Acquire); // the words above are loaded before the look whether they are still the slice's
+            if slice.began_at.load(Relaxed) == began_at {
+                window.tasks += tasks;
+                window.over += over.min(tasks);
+                window.histogram.merge(&histogram);
+            }
+        }
+        window
+    }
+}
+
+impl Window {
+    pub(crate) fn merge(mut self, other: &Self) -> Self {
+        self.tasks += other.tasks;
+        self.over += other.over;
+        self.histogram.merge(&other.histogram);
+        self
+    }
+
+    /// Whether at least `percentile` of its tasks were within the target. No task misses none.
+    pub(crate) fn is_met(&self, percentile: f64) -> bool {
+        self.over as f64 <= (1.0 - percentile) * self.tasks as f64
+    }
+}
+
+/// Whether the latency target is met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TargetState {
+    /// Enough tasks of the window were within the target.
+    Met,
+    /// Too many were not.
+    Missed,
+    /// No task has finished within the window.
+    NoTasks,
+    /// Timing is off.
+    Unknown,
+}
+
+/// The figure behind [`is_meeting_latency_target`](super::TaskExecutor::is_meeting_latency_target).
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct LatencyTargetReport {
+    /// Whether it is met.
+    pub state: TargetState,
+    /// The latency that was to be kept.
+    pub target_ns: u64,
+    /// By so many of the tasks, of 1.
+    pub percentile: f64,
+    /// Which of a task's times counts.
+    pub kind: LatencyKind,
+    /// How far back tasks count.
+    pub window: Duration,
+    /// The percentile's latency, within 3 %; 0 without tasks.
+    pub latency_ns: u64,
+    /// Tasks of the window.
+    pub tasks: u64,
+    /// Those of them above the target.
+    pub over: u64,
+}
+
+impl super::engine::Engine {
+    pub(crate) fn report(&self) -> LatencyTargetReport {
+        let clock = self.time().clock();
+        let LatencyGoal { percentile, kind, window } = self.terms.goal;
+        let mut report = LatencyTargetReport {
+            state: TargetState::Unknown,
+            target_ns: self.terms.target_ns,
+            percentile,
+            kind,
+            window,
+            latency_ns: 0,
+            tasks: 0,
+            over: 0,
+        };
+        if !self.terms.timed {
+            return report;
+        }
+        let now = clock.now();
+        let empty = Window { tasks: 0, over: 0, histogram: HistogramSnapshot::from_buckets(std::iter::empty()) };
+        let found = self.accounts.iter().fold(empty, |sum, account| sum.merge(&account.recent.window(now)));
+        report.latency_ns = clock.ticks_to_ns(found.histogram.quantile(percentile).unwrap_or(0));
+        (report.tasks, report.over) = (found.tasks, found.over);
+        report.state = match found.tasks {
+            0 => TargetState::NoTasks,
+            _ if found.is_met(percentile) => TargetState::Met,
+            _ => TargetState::Missed,
+        };
+        report
+    }
+}
