@@ -14,6 +14,7 @@ pub mod contract;
 mod control;
 pub mod cpu;
 pub mod dispatch;
+#[cfg(not(loom))]
 pub mod executor;
 pub mod handler;
 pub mod histogram;
@@ -33,6 +34,7 @@ pub mod worker;
 pub use bytemuck;
 pub use clock::{Clock, ClockSource};
 pub use contract::{SliceSpec, TaskSpec};
+#[cfg(not(loom))]
 pub use executor::{
     BatchError, Error, ExecutorBuilder, ExecutorConfig, ExecutorStats, LatencyGoal, LatencyKind, LatencyTargetReport,
     NanoTime, Task, TaskExecutor, TaskResult, Ticket, TicketError, global_time_source,

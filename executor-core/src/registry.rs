@@ -155,6 +155,7 @@ impl Registry {
     }
 
     /// No handlers.
+    #[cfg(not(loom))]
     pub(crate) fn empty() -> Self {
         Self { handlers: Arc::new([]) }
     }

@@ -11,15 +11,11 @@
 //! The submitter's barrier is the kernel's where it lends one (`membarrier`): the worker that falls asleep has it put into
 //! all threads of the process, some microseconds a sleep, and a submit has none to pay for.
 
-use std::sync::OnceLock;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Release, SeqCst};
-use std::sync::atomic::{AtomicU32, AtomicU64, compiler_fence, fence};
 use std::time::Duration;
 
-use rustix::thread::futex::{self, Flags, Timespec};
-use rustix::thread::{MembarrierCommand, membarrier};
-
 use super::depth::{Apart, Depth};
+use super::sync::{AtomicU32, AtomicU64, barrier, compiler_fence, fence, is_lent, nap, rouse};
 use crate::worker::Woken;
 
 /// Longest sleep: an idle worker looks around once a second, in case a wake-up was lost that none is.
@@ -34,15 +30,6 @@ pub(crate) struct Beds {
     /// What each sleeps on: 1 once it is woken.
     words: Box<[Apart<AtomicU32>]>,
     lent: bool,
-}
-
-/// Whether the kernel lends its barrier to this process.
-fn is_lent() -> bool {
-    static LENT: OnceLock<bool> = OnceLock::new();
-    *LENT.get_or_init(|| {
-        membarrier(MembarrierCommand::RegisterPrivateExpedited).is_ok()
-            && membarrier(MembarrierCommand::PrivateExpedited).is_ok()
-    })
 }
 
 impl Beds {
@@ -108,7 +95,7 @@ impl Beds {
             return false; // S1
         }
         word.0.store(1, Release);
-        let _ = futex::wake(&word.0, Flags::PRIVATE, 1); // fails for no address of ours
+        rouse(&word.0);
         true
     }
 
@@ -122,21 +109,15 @@ impl Beds {
         group.fetch_or(bit, AcqRel);
         // SeqCst: the bit comes before the look at the lanes, as in `pushed` the push comes before the look at the bits (S2).
         fence(SeqCst);
-        let mut nap = NAP;
-        if self.lent && membarrier(MembarrierCommand::PrivateExpedited).is_err() {
-            nap = Duration::from_millis(1); // it was lent once and is refused now: no sleep that nobody may end
+        let mut time = NAP;
+        if self.lent && !barrier() {
+            time = Duration::from_millis(1); // it was lent once and is refused now: no sleep that nobody may end
         }
         if is_due() {
             group.fetch_and(!bit, AcqRel);
             return Woken::AtOnce;
         }
-        let time = Timespec { tv_sec: nap.as_secs() as i64, tv_nsec: i64::from(nap.subsec_nanos()) };
-        while word.0.load(Acquire) == 0 {
-            match futex::wait(&word.0, Flags::PRIVATE, 0, Some(&time)) {
-                Err(rustix::io::Errno::TIMEDOUT) => break,
-                Ok(()) | Err(_) => {} // woken, for whatever reason, or the word is 1 already
-            }
-        }
+        while word.0.load(Acquire) == 0 && !nap(&word.0, 0, Some(time)) {}
         if group.fetch_and(!bit, AcqRel) & bit == 0 {
             return Woken::Woken;
         }

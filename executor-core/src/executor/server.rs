@@ -4,11 +4,10 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-use rustix::thread::futex::{self, Flags};
-
 use super::account::{Account, Current};
 use super::engine::Engine;
 use super::lane::{Job, Shared};
+use super::sync::rouse;
 use super::work::{Body, Closure, Errand, Failure, Reply};
 use crate::dispatch::{Lane, Scratch};
 use crate::record::{CompletionRecord, DescriptorRecord, INLINE_RESPONSE, LENGTH_MAX};
@@ -194,7 +193,7 @@ impl Lane for Server {
             reply(if success { Ok(self.answer(completion)) } else { Err(Failure { status, text }) });
         }
         if let Some(word) = self.engine.results.complete(taken.slot, finished.sequence, times, error) {
-            let _ = futex::wake(word, Flags::PRIVATE, i32::MAX as u32);
+            rouse(word);
         }
         if finished.is_last {
             self.engine.tell(|news| news.drained = true);

@@ -13,9 +13,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use rustix::thread::futex::{self, Flags};
-
-use super::wait::{deadline, nap};
+use super::sync::rouse;
+use super::wait::{deadline, nap_until};
 use super::work::Task;
 use crate::dispatch::panic_text;
 use crate::idle::{Idle, IdleStrategy, Rest};
@@ -89,7 +88,7 @@ impl<T, E> Slip<T, E> {
             self.finished.store(1, Release);
             state.waker.take()
         };
-        let _ = futex::wake(&self.finished, Flags::PRIVATE, i32::MAX as u32);
+        rouse(&self.finished);
         if let Some(waker) = waker {
             let _ = catch_unwind(AssertUnwindSafe(|| waker.wake())); // theirs; the worker lives
         }
@@ -191,7 +190,7 @@ impl<T, E> Ticket<T, E> {
                 return Err(TicketError::Timeout { waited: timeout });
             }
             if rest == Rest::Sleep {
-                nap(&self.slip.finished, 0, end);
+                nap_until(&self.slip.finished, 0, end);
                 idle.slept();
             }
         }

@@ -5,11 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::AcqRel;
 use std::time::{Duration, Instant};
 
-use rustix::thread::futex::{self, Flags, Timespec};
-
 use super::engine::Engine;
 use super::refusal::Error;
 use super::results::{Found, Place};
+use super::sync::{AtomicU32, nap};
 use crate::idle::{Idle, Rest};
 use crate::task::TaskId;
 
@@ -51,13 +50,8 @@ pub(crate) fn deadline(timeout: Duration) -> Option<Instant> {
 }
 
 /// Sleeps while `word` is `value`, until `end` at most.
-pub(crate) fn nap(word: &std::sync::atomic::AtomicU32, value: u32, end: Option<Instant>) {
-    let left = end.map(|end| end.saturating_duration_since(Instant::now()));
-    let time = left.map(|left| Timespec {
-        tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: i64::from(left.subsec_nanos()),
-    });
-    let _ = futex::wait(word, Flags::PRIVATE, value, time.as_ref()); // whatever ended it, the caller looks again
+pub(crate) fn nap_until(word: &AtomicU32, value: u32, end: Option<Instant>) {
+    nap(word, value, end.map(|end| end.saturating_duration_since(Instant::now())));
 }
 
 impl Engine {
@@ -97,7 +91,7 @@ impl Engine {
             }
             if rest == Rest::Sleep {
                 if let Some((word, value)) = self.results.doze(place) {
-                    nap(word, value, end);
+                    nap_until(word, value, end);
                 }
                 idle.slept();
             }
