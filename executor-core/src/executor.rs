@@ -21,6 +21,7 @@ mod config;
 mod depth;
 mod engine;
 mod lane;
+mod node;
 mod refusal;
 mod results;
 mod seat;
@@ -40,7 +41,7 @@ use std::time::{Duration, Instant};
 
 pub use config::{DEPTH_MAX, ExecutorBuilder, ExecutorConfig, WORKERS_MAX};
 pub use refusal::{Error, InvalidConfig, Stuck};
-pub use target::{LatencyGoal, LatencyKind, LatencyTargetReport, TargetState};
+pub use target::{LatencyGoal, LatencyKind, LatencyTargetReport, SlowCause, SlowTask, TargetState};
 pub use ticket::{Ticket, TicketError};
 pub use time::{NanoTime, TimeSource, global_time_source};
 pub use work::Task;
@@ -189,7 +190,7 @@ impl TaskExecutor {
         impl Drop for Pushed<'_> {
             fn drop(&mut self) {
                 if self.1 > 0 {
-                    self.0.beds.pushed(self.1, &self.0.depth);
+                    self.0.wake_for(self.1);
                 }
             }
         }
@@ -204,7 +205,7 @@ impl TaskExecutor {
                 break;
             }
             if accepted.is_empty() {
-                self.engine.beds.pushed(1, &self.engine.depth); // one may begin while the others are still made
+                self.engine.wake_for(1); // one may begin while the others are still made
             } else {
                 pushed.1 += 1;
             }
@@ -402,6 +403,12 @@ impl TaskExecutor {
     /// Tasks that have been running for longer than [`ExecutorBuilder::stuck_after`], the longest first.
     pub fn stuck_tasks(&self) -> Vec<Stuck> {
         self.engine.running(self.engine.terms.stuck_after)
+    }
+
+    /// What the system refused that is not needed to run, such as [real-time scheduling](ExecutorBuilder::real_time), each
+    /// with the reason and the cure. They are logged as well.
+    pub fn warnings(&self) -> Vec<String> {
+        self.engine.warnings.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
     /// Tasks accepted and not finished, running ones included.

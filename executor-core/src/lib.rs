@@ -21,6 +21,8 @@ pub mod histogram;
 pub mod idle;
 pub mod local;
 pub mod meter;
+pub mod preempt;
+pub mod real_time;
 pub mod record;
 pub mod registry;
 pub mod response;

@@ -264,7 +264,7 @@ fn a_worker_that_falls_asleep_beside_a_submit_is_woken() {
         let submitter = thread::spawn(move || {
             assert_eq!(intake.admit(1), Ok(1));
             lane.store(1, Release);
-            bell.pushed(1, &intake);
+            bell.pushed(1, &intake, |_| true);
         });
         let woken = beds.sleep(0, || pushed.load(Relaxed) != 0); // in no time: a wake-up that is lost is a deadlock
         assert!(submitter.join().is_ok());

@@ -9,7 +9,7 @@ use executor_core::registry::{Registry, Since, Table};
 use executor_core::worker::Worker;
 
 use crate::fault::Witness;
-use crate::hold::{HoldWord, RealTime};
+use crate::hold::{HoldWord, take_real_time};
 use crate::housekeeping::ShmLane;
 use crate::lock::fork_generation;
 use crate::mapped::MeterWords;
@@ -54,7 +54,7 @@ impl Crew {
     pub(crate) fn call(
         registry: &Registry,
         cpus: &[Option<u32>],
-        real_time: Option<RealTime>,
+        real_time: Option<executor_core::real_time::RealTime>,
     ) -> Result<Self, StartError> {
         let mut crew = Self { hands: Vec::new(), answers: Vec::new(), generation: fork_generation() };
         for (number, &cpu) in (0u32..).zip(cpus) {
@@ -64,7 +64,7 @@ impl Crew {
             let thread = spawn(&format!("executor-work-{number}"), move || {
                 let pinned = cpu.map_or(Ok(()), cpu::pin_current_thread).map_err(StartError::from);
                 let table = pinned.and_then(|()| Ok(Table::new(&registry, number)?));
-                let taken = || real_time.map_or(HoldWord::NOT_ASKED, RealTime::take);
+                let taken = || real_time.map_or(HoldWord::NOT_ASKED, take_real_time);
                 let (table, answer) = table.map_or_else(|error| (None, Err(error)), |table| (Some(table), Ok(taken())));
                 let _ = tell.send(answer);
                 let short = ShortSlice::take(); // the handlers have been made: what they started has slices of its own

@@ -52,9 +52,10 @@ mod warm;
 pub mod words;
 
 pub use executor_core as core;
+pub use executor_core::real_time::{RealTime, RealTimePolicy};
 pub use group::{Group, GroupError};
 pub use handle::{Moment, SidecarHandle, SidecarStats, StopError, StopReport, WorkerProgress};
-pub use hold::{Hold, HoldView, RealTime, RealTimePolicy};
+pub use hold::{Hold, HoldView};
 pub use housekeeping::Ending;
 pub use master::MasterError;
 pub use name::{InstanceName, InstanceNameError};

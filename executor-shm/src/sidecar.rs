@@ -17,7 +17,7 @@ use crate::fault::{self, Running, Witness};
 use crate::files::{FileError, InstanceName, realtime_ns};
 use crate::group::Group;
 use crate::handle::SidecarHandle;
-use crate::hold::{Held, HoldView, HoldWord, Holds, RealTime, throttles};
+use crate::hold::{Held, HoldView, HoldWord, Holds, throttles};
 use crate::housekeeping::{Housekeeping, Limits, Orders};
 use crate::layout::{LINE, journal, status};
 use crate::master::{Master, MasterError};
@@ -32,6 +32,7 @@ use crate::status::{self as table, HandlerRow};
 use crate::wanted::Wanted;
 use crate::warm::Warm;
 use crate::words::{Words, WordsMut};
+use executor_core::real_time::RealTime;
 
 /// How long a stop serves what is committed, unless configured.
 pub const DRAIN_TIME: Duration = Duration::from_secs(5);

@@ -2,9 +2,9 @@
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::target::Recent;
+use super::target::{LatencyKind, Recent, Slow, SlowCause};
 use crate::task::TaskId;
 
 /// One worker's counts. Times are in ticks.
@@ -19,9 +19,21 @@ pub(crate) struct Account {
     pub(crate) max_ticks: AtomicU64,
     /// 0 while no task runs, or else a number that each task has for itself.
     pub(crate) running: AtomicU64,
-    /// The task that runs, or ran last.
-    pub(crate) current: Mutex<Current>,
+    /// When it last woke from a sleep.
+    pub(crate) woke_at: AtomicU64,
+    began_at: AtomicU64,
+    ended_at: AtomicU64,
+    desk: Mutex<Desk>,
     pub(crate) recent: Recent,
+}
+
+/// What needs more than a word.
+#[derive(Debug)]
+struct Desk {
+    /// The task that runs, or ran last.
+    current: Current,
+    /// The longest task since the one that runs was submitted.
+    ahead: Ahead,
 }
 
 /// A task that is with a worker.
@@ -33,6 +45,14 @@ pub(crate) struct Current {
     pub(crate) started_at: u64,
 }
 
+/// A task that another one waited for.
+#[derive(Debug)]
+struct Ahead {
+    name: Cow<'static, str>,
+    ticks: u64,
+    ended_at: u64,
+}
+
 impl Account {
     pub(crate) fn new(recent: Recent) -> Self {
         Self {
@@ -42,17 +62,59 @@ impl Account {
             min_ticks: AtomicU64::new(u64::MAX),
             max_ticks: AtomicU64::new(0),
             running: AtomicU64::new(0),
-            current: Mutex::new(Current { id: TaskId::from_u64(0), name: Cow::Borrowed(""), started_at: 0 }),
+            woke_at: AtomicU64::new(0),
+            began_at: AtomicU64::new(0),
+            ended_at: AtomicU64::new(0),
+            desk: Mutex::new(Desk {
+                current: Current { id: TaskId::from_u64(0), name: Cow::Borrowed(""), started_at: 0 },
+                ahead: Ahead { name: Cow::Borrowed(""), ticks: 0, ended_at: 0 },
+            }),
             recent,
         }
     }
 
-    /// A task begins.
+    fn desk(&self) -> MutexGuard<'_, Desk> {
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A task begins that was submitted at this tick.
     #[inline]
-    pub(crate) fn begin(&self, current: Current) {
-        // The task before last is dropped here, after the lock is given back: a name may be freed, which takes its time.
-        let _former = std::mem::replace(&mut *self.current.lock().unwrap_or_else(PoisonError::into_inner), current);
+    pub(crate) fn begin(&self, current: Current, submitted_at: u64) {
+        let ended_at = self.ended_at.load(Relaxed);
+        let ticks = ended_at.saturating_sub(self.began_at.load(Relaxed));
+        let mut desk = self.desk();
+        let former = std::mem::replace(&mut desk.current, current);
+        let mut name = former.name;
+        if ticks >= desk.ahead.ticks || desk.ahead.ended_at < submitted_at {
+            std::mem::swap(&mut name, &mut desk.ahead.name);
+            (desk.ahead.ticks, desk.ahead.ended_at) = (ticks, ended_at);
+        }
+        drop(desk);
+        drop(name); // it may be freed, which takes its time: without the lock
         self.running.store(self.executed.load(Relaxed) + 1, Relaxed);
+    }
+
+    /// Why the task that is ending took too long: its stamps, and whether the kernel took its CPU away meanwhile.
+    #[cold]
+    pub(crate) fn explain(
+        &self,
+        [submitted_at, started_at, ended_at]: [u64; 3],
+        preempted: Option<bool>,
+        kind: LatencyKind,
+    ) -> Slow {
+        let desk = self.desk();
+        let (waited, ran) = (started_at.saturating_sub(submitted_at), ended_at.saturating_sub(started_at));
+        let slept = self.woke_at.load(Relaxed).min(started_at).saturating_sub(submitted_at);
+        let cause = if kind == LatencyKind::Execution || ran >= waited {
+            if preempted == Some(true) { SlowCause::Preempted } else { SlowCause::Running }
+        } else if slept >= waited - slept.min(waited) {
+            SlowCause::Asleep
+        } else if desk.ahead.ended_at > submitted_at {
+            SlowCause::QueuedBehind { name: desk.ahead.name.clone().into_owned() }
+        } else {
+            SlowCause::NotLookedAt
+        };
+        Slow { task_id: desk.current.id, name: desk.current.name.clone().into_owned(), cause }
     }
 
     /// It ended. Its worker alone calls this.
@@ -62,6 +124,8 @@ impl Account {
         if !success {
             add(&self.failed, 1);
         }
+        self.began_at.store(started_at, Relaxed);
+        self.ended_at.store(completed_at, Relaxed);
         if completed_at != 0 {
             let ticks = completed_at.saturating_sub(started_at);
             add(&self.run_ticks, ticks);
@@ -79,7 +143,7 @@ impl Account {
     /// The task that runs at this moment, and its number.
     pub(crate) fn current(&self) -> Option<(u64, Current)> {
         let number = Some(self.running.load(Relaxed)).filter(|&number| number != 0)?;
-        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let current = self.desk().current.clone();
         (self.running.load(Relaxed) == number).then_some((number, current))
     }
 }

@@ -47,9 +47,9 @@ impl Beds {
         self.asleep.0.iter().map(|word| word.load(Acquire).count_ones() as usize).sum()
     }
 
-    /// Wakes as many workers as `pushed` tasks may need that were just pushed.
+    /// Wakes as many workers as `pushed` tasks may need that were just pushed, first those that are near.
     #[inline]
-    pub(crate) fn pushed(&self, pushed: u64, depth: &Depth) {
+    pub(crate) fn pushed(&self, pushed: u64, depth: &Depth, is_near: impl Fn(usize) -> bool) {
         if self.lent {
             // SeqCst: the compiler alone is held back; the processor is by the barrier in `sleep` (S2).
             compiler_fence(SeqCst);
@@ -58,33 +58,27 @@ impl Beds {
             fence(SeqCst);
         }
         if self.asleep.0.iter().any(|word| word.load(Acquire) != 0) {
-            self.wake_for(pushed, depth);
+            self.wake_for(pushed, depth, is_near);
         }
     }
 
     #[cold]
-    fn wake_for(&self, pushed: u64, depth: &Depth) {
+    fn wake_for(&self, pushed: u64, depth: &Depth, is_near: impl Fn(usize) -> bool) {
         for _ in 0..pushed.min(self.workers as u64) {
             let awake = self.workers - self.asleep(); // before the depth, which then counts what those run (S3)
-            if depth.waiting() <= awake as u64 || !self.wake_one() {
+            if depth.waiting() <= awake as u64 || !(self.wake_one(&is_near) || self.wake_one(|_| true)) {
                 return;
             }
         }
     }
 
-    /// Wakes one worker; `false` if none sleeps.
-    fn wake_one(&self) -> bool {
-        for (group, word) in self.asleep.0.iter().enumerate() {
-            let mut bits = word.load(Acquire);
-            while bits != 0 {
-                let bit = bits.trailing_zeros() as usize;
-                if self.wake(group * 64 + bit) {
-                    return true;
-                }
-                bits = word.load(Acquire);
-            }
-        }
-        false
+    /// Wakes one worker of those; `false` if none sleeps.
+    fn wake_one(&self, of: impl Fn(usize) -> bool) -> bool {
+        self.asleep.0.iter().enumerate().any(|(group, word)| {
+            let bits = word.load(Acquire);
+            let sleepers = (0..64).filter(|bit| bits & 1 << bit != 0).map(|bit| group * 64 + bit);
+            sleepers.filter(|&worker| of(worker)).any(|worker| self.wake(worker))
+        })
     }
 
     /// Wakes worker `worker` if it sleeps; says whether this call did.

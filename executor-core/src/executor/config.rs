@@ -1,5 +1,6 @@
 //! How an executor is set up.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use super::refusal::{Error, InvalidConfig};
 use super::target::{LatencyGoal, LatencyTargetReport};
 use crate::cpu::{allowed_cpus, check};
 use crate::idle::IdleStrategy;
+use crate::real_time::RealTime;
 use crate::registry::Registry;
 
 /// Most workers of one executor.
@@ -72,6 +74,8 @@ pub struct ExecutorBuilder {
     pub(crate) response_bytes: usize,
     pub(crate) stuck_after: Duration,
     pub(crate) on_change: Option<OnChange>,
+    pub(crate) real_time: Option<RealTime>,
+    pub(crate) sysfs: PathBuf,
 }
 
 impl ExecutorBuilder {
@@ -84,6 +88,8 @@ impl ExecutorBuilder {
             response_bytes: 4096,
             stuck_after: Duration::from_secs(1),
             on_change: None,
+            real_time: None,
+            sysfs: PathBuf::from("/sys"),
         }
     }
 
@@ -113,6 +119,21 @@ impl ExecutorBuilder {
     #[must_use]
     pub fn response_bytes(mut self, bytes: usize) -> Self {
         self.response_bytes = bytes;
+        self
+    }
+
+    /// Has workers scheduled before every thread that is not real-time. Where the system refuses that the executor runs
+    /// without, and [says so](TaskExecutor::warnings). A worker that spins keeps its CPU from everybody: let it sleep.
+    #[must_use]
+    pub fn real_time(mut self, real_time: RealTime) -> Self {
+        self.real_time = Some(real_time);
+        self
+    }
+
+    /// Where the machine's NUMA nodes are read, by default `/sys`.
+    #[must_use]
+    pub fn sysfs(mut self, root: impl Into<PathBuf>) -> Self {
+        self.sysfs = root.into();
         self
     }
 
@@ -170,6 +191,7 @@ impl ExecutorBuilder {
             goal: *goal,
             response_bytes: self.response_bytes,
             stuck_after: self.stuck_after,
+            real_time: self.real_time,
         })
     }
 }

@@ -11,6 +11,7 @@ use super::account::Account;
 use super::beds::Beds;
 use super::depth::{Apart, Depth, Refusal};
 use super::lane::{self, Job, Shared, Writer};
+use super::node::Nodes;
 use super::refusal::Error;
 use super::results::{Place, Results};
 use super::seat;
@@ -21,6 +22,7 @@ use super::work::Task;
 use crate::dispatch::Served;
 use crate::idle::IdleStrategy;
 use crate::meter::MeterLayout;
+use crate::real_time::RealTime;
 use crate::task::{LaneFacts, Priority};
 use crate::worker::Control;
 
@@ -38,6 +40,7 @@ pub(crate) struct Terms {
     pub(crate) goal: LatencyGoal,
     pub(crate) response_bytes: usize,
     pub(crate) stuck_after: Duration,
+    pub(crate) real_time: Option<RealTime>,
 }
 
 pub(crate) struct Engine {
@@ -49,6 +52,11 @@ pub(crate) struct Engine {
     pub(crate) beds: Beds,
     pub(crate) accounts: Box<[Account]>,
     pub(crate) layout: MeterLayout,
+    /// The CPU each worker is pinned to.
+    pub(crate) cores: Vec<Option<u32>>,
+    pub(crate) nodes: Nodes,
+    /// What the system refused that is not needed to run.
+    pub(crate) warnings: Mutex<Vec<String>>,
     /// Workers in whose task somebody waits.
     pub(crate) waiting: AtomicUsize,
     pool: Mutex<Pool>,
@@ -85,7 +93,7 @@ pub(crate) struct News {
 static NUMBERS: AtomicU64 = AtomicU64::new(1);
 
 impl Engine {
-    pub(crate) fn new(terms: Terms, layout: MeterLayout) -> Self {
+    pub(crate) fn new(terms: Terms, layout: MeterLayout, cores: Vec<Option<u32>>, nodes: Nodes) -> Self {
         let clock = global_time_source().clock();
         let ticks = |time: Duration| clock.ns_to_ticks(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
         let target = clock.ns_to_ticks(terms.target_ns);
@@ -97,6 +105,9 @@ impl Engine {
             beds: Beds::new(terms.workers),
             accounts: (0..terms.workers).map(|_| Account::new(recent())).collect(),
             layout,
+            cores,
+            nodes,
+            warnings: Mutex::new(Vec::new()),
             waiting: AtomicUsize::new(0),
             pool: Mutex::new(Pool {
                 reins: Vec::new(),
@@ -135,8 +146,18 @@ impl Engine {
             Err(Refusal::Closed) => return Err(Error::ShutDown { task: Some(task) }),
         }
         let place = self.enqueue(task, pinned, self.stamp())?;
-        self.beds.pushed(1, &self.depth);
+        self.wake_for(1);
         Ok(place)
+    }
+
+    /// Wakes workers for so many tasks that were pushed.
+    #[inline]
+    pub(crate) fn wake_for(&self, pushed: u64) {
+        let cpu = std::cell::LazyCell::new(|| nix::sched::sched_getcpu().map_or(u32::MAX, |cpu| cpu as u32));
+        let is_near = |worker: usize| {
+            !self.nodes.are_several() || self.nodes.is_near(worker, self.cores.get(worker).copied().flatten(), *cpu)
+        };
+        self.beds.pushed(pushed, &self.depth, is_near);
     }
 
     /// The same without waking anybody.

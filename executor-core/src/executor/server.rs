@@ -8,8 +8,10 @@ use super::account::{Account, Current};
 use super::engine::Engine;
 use super::lane::{Job, Shared};
 use super::sync::rouse;
+use super::target::LatencyKind;
 use super::work::{Body, Closure, Errand, Failure, Reply};
 use crate::dispatch::{Lane, Scratch};
+use crate::preempt::Sentinel;
 use crate::record::{CompletionRecord, DescriptorRecord, INLINE_RESPONSE, LENGTH_MAX};
 use crate::response::Response;
 use crate::status::{Poison, Status};
@@ -30,8 +32,14 @@ pub(crate) struct Server {
     buffer: Box<[u8]>,
 }
 
+thread_local! {
+    /// Whether the kernel takes the worker's CPU away during a task.
+    static SENTINEL: Sentinel = Sentinel::of_this_thread();
+}
+
 struct Taken {
     id: u64,
+    submitted_at: u64,
     slot: u32,
     name: Cow<'static, str>,
     closure: Option<Closure>,
@@ -103,7 +111,8 @@ impl Lane for Server {
     #[inline(always)]
     fn take(&mut self, into: &mut DescriptorRecord) -> u16 {
         let Some(Job { body, name, id, submitted_at, slot }) = self.shared.pop() else { return 0 };
-        let mut taken = Taken { id, slot, name, closure: None, payload: Vec::new(), reply: None, error: None };
+        let mut taken =
+            Taken { id, submitted_at, slot, name, closure: None, payload: Vec::new(), reply: None, error: None };
         *into = match body {
             Body::Closure(closure) => {
                 taken.closure = Some(closure);
@@ -133,7 +142,10 @@ impl Lane for Server {
         if let Some(taken) = &mut self.taken {
             let current = Current { id: TaskId::from_u64(taken.id), name: std::mem::take(&mut taken.name), started_at };
             if let Some(account) = self.engine.accounts.get(self.worker) {
-                account.begin(current);
+                account.begin(current, taken.submitted_at);
+            }
+            if started_at != 0 {
+                SENTINEL.with(Sentinel::arm); // after everything that may enter the kernel
             }
         }
         true
@@ -171,6 +183,7 @@ impl Lane for Server {
         let Some(mut taken) = self.taken.take() else { return };
         let success = completion.status_code() == Status::Done.code();
         let times = [completion.started_at(), completion.completed_at()];
+        let preempted = if times[1] == 0 { None } else { SENTINEL.with(Sentinel::disarm) };
         let mut error = taken.error.take();
         if !success && error.is_none() {
             error = Some(self.text(completion));
@@ -178,11 +191,11 @@ impl Lane for Server {
         if let Some(account) = self.account() {
             account.end(success, times);
             if times[1] != 0 {
-                let since = match self.engine.terms.goal.kind {
-                    super::LatencyKind::Execution => times[0],
-                    super::LatencyKind::Total => completion.submitted_at(),
-                };
-                account.recent.count(times[1], times[1].saturating_sub(since));
+                let kind = self.engine.terms.goal.kind;
+                let stamps = [taken.submitted_at, times[0], times[1]];
+                let since = if kind == LatencyKind::Execution { times[0] } else { taken.submitted_at };
+                let why = || account.explain(stamps, preempted, kind);
+                account.recent.count(times[1], times[1].saturating_sub(since), why);
             }
         }
         let finished = self.engine.depth.finish();

@@ -8,17 +8,21 @@ use std::sync::atomic::{
     AtomicU32, AtomicU64,
     Ordering::{Acquire, Release},
 };
-use std::sync::mpsc;
+use std::sync::{PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+
 use super::config::{ExecutorBuilder, OnChange};
 use super::engine::{Engine, Reins};
+use super::node::Nodes;
 use super::refusal::{Error, InvalidConfig, Stuck};
 use super::server::Server;
 use super::target::TargetState;
 use super::wait;
-use crate::cpu::pin_current_thread;
+use crate::cpu::{allowed_cpus, cpu_list, pin_current_thread};
 use crate::meter::{self, MeterLayout};
 use crate::registry::Registry;
 use crate::worker::{Lanes, QUANTUM, Sleep, Woken, Worker, WorkerOptions};
@@ -38,6 +42,9 @@ impl Sleep<Server> for Bed {
         let Some(engine) = self.engine.upgrade() else { return Woken::AtOnce };
         let is_due = || call.load(Acquire) != 0 || lanes.iter().any(crate::dispatch::Lane::is_ready);
         let woken = engine.beds.sleep(self.worker, is_due);
+        if let Some(account) = engine.accounts.get(self.worker).filter(|_| woken != Woken::AtOnce) {
+            account.woke_at.store(engine.stamp(), std::sync::atomic::Ordering::Relaxed);
+        }
         if woken != Woken::InTime {
             engine.stir();
         }
@@ -53,13 +60,14 @@ pub(crate) fn start(builder: ExecutorBuilder) -> Result<Arc<Engine>, Error> {
         None => Registry::empty(),
     };
     let layout = MeterLayout { workers: terms.workers, handlers: registry.handlers().len(), lanes: terms.workers };
-    let engine = Arc::new(Engine::new(terms, layout));
+    let cores = &builder.config.executor_cores;
+    let cores = (0..terms.workers).map(|number| cores.get(number % cores.len().max(1)).copied()).collect();
+    let nodes = Nodes::read(&builder.sysfs, &allowed_cpus().unwrap_or_default());
+    let engine = Arc::new(Engine::new(terms, layout, cores, nodes));
     let words = meter::heap(&layout);
-    let cores = builder.config.executor_cores;
     let (mut reins, mut threads, mut failed) = (Vec::new(), Vec::new(), None);
     for number in 0..engine.terms.workers {
-        let core = cores.get(number % cores.len().max(1)).copied();
-        match hire(&engine, &registry, &words, number, core) {
+        match hire(&engine, &registry, &words, number) {
             Ok((control, thread)) => {
                 reins.push(control);
                 threads.push(thread);
@@ -96,7 +104,6 @@ fn hire(
     registry: &Registry,
     words: &Arc<[AtomicU64]>,
     number: usize,
-    core: Option<u32>,
 ) -> Result<(Reins, JoinHandle<()>), Error> {
     let options = WorkerOptions {
         worker: number as u32,
@@ -113,8 +120,8 @@ fn hire(
     let (tell, told) = mpsc::sync_channel(1);
     let (shared, registry) = (Arc::clone(engine), registry.clone());
     let run = move || {
-        if let Some(Err(error)) = core.map(pin_current_thread) {
-            let _ = tell.send(Err(Error::InvalidConfig(InvalidConfig::Core(error))));
+        if let Err(error) = shared.place(number) {
+            let _ = tell.send(Err(error));
             return;
         }
         wait::settle(&shared, number);
@@ -224,6 +231,9 @@ impl Steward {
                 target_ns = report.target_ns,
                 percentile = report.percentile,
                 tasks = report.tasks,
+                over = report.over,
+                worst = report.worst.as_ref().map(|worst| worst.name.as_str()),
+                cause = report.worst.as_ref().map(|worst| worst.cause.to_string()),
                 "the latency target is missed"
             ),
             _ => tracing::info!(
@@ -242,6 +252,34 @@ impl Steward {
 }
 
 impl Engine {
+    /// Puts the calling thread where worker `number` belongs.
+    fn place(&self, number: usize) -> Result<(), Error> {
+        if let Some(core) = self.cores.get(number).copied().flatten() {
+            pin_current_thread(core).map_err(InvalidConfig::Core)?;
+        } else if let Some(node) = self.nodes.of_worker(number) {
+            let mut cpus = CpuSet::new();
+            let fits = node.iter().all(|&cpu| cpus.set(cpu as usize).is_ok());
+            if let (true, Err(errno)) = (fits, sched_setaffinity(Pid::from_raw(0), &cpus)) {
+                self.warn(format!("worker {number} cannot be kept to the cpus {}: {errno}", cpu_list(node)));
+            }
+        }
+        if let Some(real_time) = self.terms.real_time
+            && let Err(errno) = real_time.take()
+        {
+            self.warn(format!(
+                "worker {number} cannot be scheduled at {real_time}: {errno}; give it LimitRTPRIO={} (ulimit -r), or \
+                 CAP_SYS_NICE, and a control group that may use real time",
+                real_time.priority()
+            ));
+        }
+        Ok(())
+    }
+
+    fn warn(&self, text: String) {
+        tracing::warn!("{text}");
+        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).push(text);
+    }
+
     /// How long a task has been running that started at this tick; `None` with timing off.
     fn running_for(&self, started_at: u64) -> Option<Duration> {
         let clock = self.time().clock();

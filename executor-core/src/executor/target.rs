@@ -7,9 +7,11 @@ use std::sync::atomic::{
     AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
 };
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::histogram::{BUCKETS, HistogramSnapshot, bucket_of};
+use crate::task::TaskId;
 
 /// Slices a window is cut into.
 const SLICES: u64 = 8;
@@ -60,6 +62,58 @@ struct Slice {
     tasks: AtomicU64,
     over: AtomicU64,
     buckets: Box<[AtomicU64]>,
+    /// Tasks over the target, by [`SlowCause::index`].
+    causes: [AtomicU64; SlowCause::COUNT],
+    worst: Mutex<Option<(u64, Slow)>>,
+}
+
+/// Why a task was over the target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SlowCause {
+    /// It ran for that long, on its CPU all the time as far as the kernel tells.
+    Running,
+    /// The kernel took its CPU away while it ran: for another thread, or for a wait in the task itself.
+    Preempted,
+    /// Its worker slept and had to be woken.
+    Asleep,
+    /// Its worker ran others; the longest of them is named.
+    QueuedBehind {
+        /// The longest task that ran while this one waited.
+        name: String,
+    },
+    /// No worker looked, though the one that ran it neither slept nor worked for most of the wait: it had no CPU.
+    NotLookedAt,
+}
+
+impl SlowCause {
+    const COUNT: usize = 5;
+    const NAMES: [&'static str; Self::COUNT] = ["running", "preempted", "asleep", "queued behind", "not looked at"];
+
+    fn index(&self) -> usize {
+        match self {
+            Self::Running => 0,
+            Self::Preempted => 1,
+            Self::Asleep => 2,
+            Self::QueuedBehind { .. } => 3,
+            Self::NotLookedAt => 4,
+        }
+    }
+}
+
+impl std::fmt::Display for SlowCause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(Self::NAMES.get(self.index()).copied().unwrap_or_default())?;
+        if let Self::QueuedBehind { name } = self { write!(f, " {name}") } else { Ok(()) }
+    }
+}
+
+/// A task that was over the target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Slow {
+    pub(crate) task_id: TaskId,
+    pub(crate) name: String,
+    pub(crate) cause: SlowCause,
 }
 
 /// Tasks within a window.
@@ -68,6 +122,8 @@ pub(crate) struct Window {
     pub(crate) tasks: u64,
     pub(crate) over: u64,
     pub(crate) histogram: HistogramSnapshot,
+    causes: [u64; SlowCause::COUNT],
+    worst: Option<(u64, Slow)>,
 }
 
 impl Recent {
@@ -79,6 +135,8 @@ impl Recent {
             tasks: AtomicU64::new(0),
             over: AtomicU64::new(0),
             buckets: words(BUCKETS),
+            causes: Default::default(),
+            worst: Mutex::new(None),
         };
         Self {
             target,
@@ -89,9 +147,9 @@ impl Recent {
         }
     }
 
-    /// Counts a task that took `ticks`. The worker alone calls this.
+    /// Counts a task that took `ticks`, and asks why if that was too long. The worker alone calls this.
     #[inline]
-    pub(crate) fn count(&self, completed_at: u64, ticks: u64) {
+    pub(crate) fn count(&self, completed_at: u64, ticks: u64, why: impl FnOnce() -> Slow) {
         if completed_at >= self.ends_at.load(Relaxed) {
             self.advance(completed_at);
         }
@@ -100,6 +158,7 @@ impl Recent {
         add(&slice.tasks);
         if ticks > self.target {
             add(&slice.over);
+            slice.blame(ticks, why());
         }
         if let Some(bucket) = slice.buckets.get(bucket_of(ticks)) {
             add(bucket);
@@ -112,7 +171,9 @@ impl Recent {
         if let Some(slice) = self.slices.get(next as usize) {
             slice.began_at.store(0, Release);
             std::sync::atomic::fence(Release); // the words below are stored after it: who reads one of them finds 0 above
-            [&slice.tasks, &slice.over].into_iter().chain(slice.buckets.iter()).for_each(|word| word.store(0, Relaxed));
+            let words = [&slice.tasks, &slice.over].into_iter().chain(&slice.buckets).chain(&slice.causes);
+            words.for_each(|word| word.store(0, Relaxed));
+            *slice.worst.lock().unwrap_or_else(PoisonError::into_inner) = None;
             slice.began_at.store(now, Release);
         }
         self.youngest.store(next, Relaxed);
@@ -122,7 +183,7 @@ impl Recent {
     /// Tasks of the window that ends now.
     pub(crate) fn window(&self, now: u64) -> Window {
         let oldest = now.saturating_sub(self.slice_ticks * SLICES);
-        let mut window = Window { tasks: 0, over: 0, histogram: HistogramSnapshot::from_buckets(std::iter::empty()) };
+        let mut window = Window::empty();
         for slice in &self.slices {
             let began_at = slice.began_at.load(Acquire);
             if began_at == 0 || began_at < oldest {
@@ -130,23 +191,46 @@ impl Recent {
             }
             let over = slice.over.load(Relaxed); // before all of them, so that it is no greater
             let histogram = HistogramSnapshot::from_buckets(slice.buckets.iter().map(|word| word.load(Relaxed)));
+            let causes = slice.causes.each_ref().map(|word| word.load(Relaxed));
+            let worst = slice.worst.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let tasks = slice.tasks.load(Relaxed);
             std::sync::atomic::fence(Acquire); // the words above are loaded before the look whether they are still the slice's
             if slice.began_at.load(Relaxed) == began_at {
-                window.tasks += tasks;
-                window.over += over.min(tasks);
-                window.histogram.merge(&histogram);
+                window = window.merge(&Window { tasks, over: over.min(tasks), histogram, causes, worst });
             }
         }
         window
     }
 }
 
+impl Slice {
+    #[cold]
+    fn blame(&self, ticks: u64, slow: Slow) {
+        if let Some(word) = self.causes.get(slow.cause.index()) {
+            word.store(word.load(Relaxed) + 1, Relaxed);
+        }
+        let mut worst = self.worst.lock().unwrap_or_else(PoisonError::into_inner);
+        if worst.as_ref().is_none_or(|(longest, _)| ticks > *longest) {
+            *worst = Some((ticks, slow));
+        }
+    }
+}
+
 impl Window {
-    pub(crate) fn merge(mut self, other: &Self) -> Self {
+    fn empty() -> Self {
+        let histogram = HistogramSnapshot::from_buckets(std::iter::empty());
+        Self { tasks: 0, over: 0, histogram, causes: [0; SlowCause::COUNT], worst: None }
+    }
+
+    fn merge(mut self, other: &Self) -> Self {
         self.tasks += other.tasks;
         self.over += other.over;
         self.histogram.merge(&other.histogram);
+        self.causes.iter_mut().zip(other.causes).for_each(|(sum, count)| *sum += count);
+        let longest = |window: &Self| window.worst.as_ref().map(|(ticks, _)| *ticks);
+        if longest(other) > longest(&self) {
+            self.worst = other.worst.clone();
+        }
         self
     }
 
@@ -190,6 +274,46 @@ pub struct LatencyTargetReport {
     pub tasks: u64,
     /// Those of them above the target.
     pub over: u64,
+    /// Why they were, each reason with its count of tasks, the most frequent first.
+    pub reasons: Vec<(&'static str, u64)>,
+    /// The worst of them.
+    pub worst: Option<SlowTask>,
+}
+
+/// The slowest task of a window.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SlowTask {
+    /// The task.
+    pub task_id: TaskId,
+    /// Its name.
+    pub name: String,
+    /// Its latency.
+    pub latency_ns: u64,
+    /// What most of that was.
+    pub cause: SlowCause,
+}
+
+impl std::fmt::Display for LatencyTargetReport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { target_ns, percentile, latency_ns, tasks, over, .. } = self;
+        let kind = match self.kind {
+            LatencyKind::Execution => "execution",
+            LatencyKind::Total => "total",
+        };
+        match self.state {
+            TargetState::Unknown => return f.write_str("unknown: timing is off"),
+            TargetState::NoTasks => return write!(f, "no task finished within {:?}", self.window),
+            TargetState::Met => f.write_str("met: ")?,
+            TargetState::Missed => f.write_str("missed: ")?,
+        }
+        let percent = percentile * 100.0;
+        write!(f, "p{percent} of {kind} latency is {latency_ns} ns of {target_ns}, {over} of {tasks} tasks over it")?;
+        if let Some(SlowTask { name, latency_ns, cause, .. }) = &self.worst {
+            write!(f, "; the worst was {name} with {latency_ns} ns, {cause}")?;
+        }
+        Ok(())
+    }
 }
 
 impl super::engine::Engine {
@@ -205,15 +329,25 @@ impl super::engine::Engine {
             latency_ns: 0,
             tasks: 0,
             over: 0,
+            reasons: Vec::new(),
+            worst: None,
         };
         if !self.terms.timed {
             return report;
         }
         let now = clock.now();
-        let empty = Window { tasks: 0, over: 0, histogram: HistogramSnapshot::from_buckets(std::iter::empty()) };
-        let found = self.accounts.iter().fold(empty, |sum, account| sum.merge(&account.recent.window(now)));
+        let all = self.accounts.iter().map(|account| account.recent.window(now));
+        let found = all.fold(Window::empty(), |sum, window| sum.merge(&window));
         report.latency_ns = clock.ticks_to_ns(found.histogram.quantile(percentile).unwrap_or(0));
         (report.tasks, report.over) = (found.tasks, found.over);
+        report.reasons = SlowCause::NAMES.into_iter().zip(found.causes).filter(|&(_, count)| count > 0).collect();
+        report.reasons.sort_by_key(|&(_, count)| std::cmp::Reverse(count));
+        report.worst = found.worst.clone().map(|(ticks, Slow { task_id, name, cause })| SlowTask {
+            task_id,
+            name,
+            latency_ns: clock.ticks_to_ns(ticks),
+            cause,
+        });
         report.state = match found.tasks {
             0 => TargetState::NoTasks,
             _ if found.is_met(percentile) => TargetState::Met,
