@@ -1,7 +1,8 @@
 //! The executor inside one process keeps what it promises.
+#![deny(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -326,7 +327,7 @@ fn threads_that_share_an_executor_lose_and_double_nothing() {
     assert!(threads.into_iter().map(|thread| thread.join().unwrap()).sum::<u64>() > 0);
     executor.shutdown_timeout(PATIENCE).unwrap();
     let all = THREADS * tasks;
-    assert_eq!(sum.load(SeqCst), all * (all - 1) / 2);
+    assert_eq!(sum.load(Relaxed), all * (all - 1) / 2);
     assert_eq!(executor.stats().tasks_executed.load(Relaxed), all);
 }
 

@@ -1,4 +1,5 @@
 //! Whether the latency target is met, and why not, each reason by making it happen.
+#![deny(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::sync::mpsc::channel;
@@ -170,7 +171,9 @@ fn each_change_of_the_target_is_told_and_a_callback_that_panics_is_no_harm() {
 
 #[test]
 fn a_goal_that_cannot_be_counted_is_refused() {
-    for (percentile, window) in [(0.0, HOUR), (1.0, HOUR), (f64::NAN, HOUR), (0.5, Duration::ZERO), (0.5, Duration::MAX)] {
+    for (percentile, window) in
+        [(0.0, HOUR), (1.0, HOUR), (f64::NAN, HOUR), (0.5, Duration::ZERO), (0.5, Duration::MAX)]
+    {
         let goal = LatencyGoal { percentile, window, kind: LatencyKind::Total };
         let error = TaskExecutor::builder(ExecutorConfig::default()).latency_goal(goal).build().unwrap_err();
         assert!(matches!(error, Error::InvalidConfig(_)), "{error}");
@@ -191,7 +194,10 @@ fn real_time_is_had_or_its_refusal_is_told_for_each_worker() {
         "2" => assert!(warnings.is_empty(), "{warnings:?}"),
         _ => {
             assert_eq!(warnings.len(), 2, "{warnings:?}");
-            assert!(warnings.iter().all(|text| text.contains("rr:1") && text.contains("LimitRTPRIO=1")), "{warnings:?}");
+            assert!(
+                warnings.iter().all(|text| text.contains("rr:1") && text.contains("LimitRTPRIO=1")),
+                "{warnings:?}"
+            );
         }
     }
 }

@@ -222,7 +222,9 @@ mod tests {
         assert_eq!((refused.errno, refused.asked()), (Some(libc::EACCES), "7".to_owned()));
         let complaint = refused.complaint().unwrap();
         assert!(complaint.contains("at 7 us: /dev/cpu_dma_latency: Permission denied; let"), "{complaint}");
-        let throttled = HoldWord::new(RealTime::new(RealTimePolicy::Fifo, 9).unwrap().value(), Ok(())).throttled(true);
+        let throttled =
+            HoldWord::new(RealTime::new(executor_core::real_time::RealTimePolicy::Fifo, 9).unwrap().value(), Ok(()))
+                .throttled(true);
         let view = HoldView::real_time(throttled.0, 2).unwrap();
         assert!(view.errno.is_none() && view.complaint().unwrap().contains("worker 2 spins at fifo:9"));
         assert_eq!(HoldWord::new(1, Err(Errno::EPERM)).throttled(true), HoldWord::new(1, Err(Errno::EPERM)));

@@ -17,7 +17,7 @@ pub(crate) use loom::{
 
 use std::time::Duration;
 
-/// A model's compiler reorders nothing.
+/// fence: a model's compiler reorders nothing.
 #[cfg(loom)]
 pub(crate) fn compiler_fence(_: std::sync::atomic::Ordering) {}
 

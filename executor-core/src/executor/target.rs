@@ -170,7 +170,8 @@ impl Recent {
         let next = (self.youngest.load(Relaxed) + 1) % self.slices.len() as u64;
         if let Some(slice) = self.slices.get(next as usize) {
             slice.began_at.store(0, Release);
-            std::sync::atomic::fence(Release); // the words below are stored after it: who reads one of them finds 0 above
+            // fence: the words below are stored after it, so whoever loads one of those zeros finds the 0 above as well.
+            std::sync::atomic::fence(Release);
             let words = [&slice.tasks, &slice.over].into_iter().chain(&slice.buckets).chain(&slice.causes);
             words.for_each(|word| word.store(0, Relaxed));
             *slice.worst.lock().unwrap_or_else(PoisonError::into_inner) = None;
@@ -194,7 +195,8 @@ impl Recent {
             let causes = slice.causes.each_ref().map(|word| word.load(Relaxed));
             let worst = slice.worst.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let tasks = slice.tasks.load(Relaxed);
-            std::sync::atomic::fence(Acquire); // the words above are loaded before the look whether they are still the slice's
+            // fence: the words above are loaded before the look whether they still are the slice's.
+            std::sync::atomic::fence(Acquire);
             if slice.began_at.load(Relaxed) == began_at {
                 window = window.merge(&Window { tasks, over: over.min(tasks), histogram, causes, worst });
             }
