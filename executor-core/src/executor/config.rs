@@ -26,6 +26,47 @@ pub const DEPTH_MAX: usize = 1 << 24;
 /// let config = ExecutorConfig { worker_threads: 2, ..ExecutorConfig::default() };
 /// assert_eq!((config.max_queue_depth, config.target_latency_ns), (10_000, 5_000));
 /// ```
+///
+/// A scheduler of one's own sets up the executor that it keeps:
+///
+/// ```
+/// # use executor_core::{Error, ExecutorConfig, Priority, Task, TaskExecutor, TaskId};
+/// # #[derive(Default)]
+/// # struct CausalityGraph(std::collections::HashMap<TaskId, Vec<TaskId>>);
+/// # impl CausalityGraph {
+/// #     fn add_task(&mut self, task: TaskId, dependencies: Vec<TaskId>) { self.0.insert(task, dependencies); }
+/// # }
+/// pub struct TaskScheduler {
+///     executor: TaskExecutor,
+///     causality_graph: CausalityGraph,
+/// }
+///
+/// impl TaskScheduler {
+///     pub fn new() -> Result<Self, Error> {
+///         let executor = TaskExecutor::new(ExecutorConfig {
+///             worker_threads: 4,
+///             max_queue_depth: 10_000,
+///             target_latency_ns: 2_000,
+///             enable_timing_metrics: true,
+///             executor_cores: vec![],
+///         })?;
+///         Ok(Self { executor, causality_graph: CausalityGraph::default() })
+///     }
+///
+///     pub fn submit(&mut self, task: Task) -> Result<TaskId, Error> {
+///         let task_id = self.executor.submit_task(task)?;
+///         self.causality_graph.add_task(task_id, vec![]);
+///         Ok(task_id)
+///     }
+/// }
+/// # let mut scheduler = TaskScheduler::new()?;
+/// # let task_id = scheduler.submit(Task::new("first", Priority::Normal, || Ok(())))?;
+/// # assert!(scheduler.executor.wait_for_completion(task_id, std::time::Duration::from_secs(60))?.success);
+/// # assert_eq!(scheduler.causality_graph.0.get(&task_id), Some(&vec![]));
+/// # Ok::<(), Error>(())
+/// ```
+///
+/// The example `scheduler` releases tasks when what they depend on is done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExecutorConfig {
     /// The most threads that run tasks; idle ones sleep. By default one for each CPU this process may use; more than that
