@@ -341,3 +341,129 @@ fn every_idle_strategy_wakes_for_every_task() {
         executor.shutdown().unwrap();
     }
 }
+
+#[test]
+fn everything_is_sent_and_shared() {
+    fn is_shared<T: Send + Sync + 'static>() {}
+    is_shared::<TaskExecutor>();
+    is_shared::<Error>();
+    is_shared::<Task>();
+    is_shared::<executor_core::TaskResult>();
+    is_shared::<executor_core::Ticket<Vec<u8>, Error>>();
+    is_shared::<executor_core::BatchError>();
+}
+
+#[test]
+fn a_batch_is_accepted_up_to_the_room_there_is_and_hands_the_rest_back() {
+    let executor = with_depth(1, 4);
+    let (_, open) = occupy(&executor);
+    let tasks: Vec<Task> = (0..6).map(|_| nothing()).collect();
+    let ids: Vec<TaskId> = tasks.iter().map(Task::id).collect();
+    let error = executor.submit_batch(tasks).unwrap_err();
+    assert_eq!(error.accepted, ids[..3]);
+    assert_eq!(error.rest.iter().map(Task::id).collect::<Vec<_>>(), ids[4..]);
+    assert!(matches!(error.refusal, Error::QueueFull { depth: 4, .. }));
+    assert_eq!(error.refusal.into_task().unwrap().id(), ids[3]);
+    drop(open);
+    for &id in &ids[..3] {
+        assert!(executor.wait_for_completion(id, PATIENCE).unwrap().success);
+    }
+    assert_eq!(executor.submit_batch([]).unwrap(), []);
+    let all: Vec<Task> = (0..3).map(|_| nothing()).collect();
+    let ids: Vec<TaskId> = all.iter().map(Task::id).collect();
+    assert_eq!(executor.submit_batch(all).unwrap(), ids);
+}
+
+#[test]
+fn statistics_are_zero_before_the_first_task_and_exact_once_its_result_is_known() {
+    let executor = executor(1);
+    let stats = executor.stats();
+    let all = |stats: &executor_core::ExecutorStats| {
+        [&stats.min_latency_ns, &stats.avg_latency_ns, &stats.max_latency_ns].map(|word| word.load(Relaxed))
+    };
+    assert_eq!((all(&stats), stats.tasks_executed.load(Relaxed)), ([0; 3], 0));
+    let mut latencies = Vec::new();
+    for number in 1..=5 {
+        let result = executor.submit_and_wait(nothing(), PATIENCE).unwrap();
+        latencies.push(result.execution_latency_ns);
+        let stats = executor.stats();
+        assert_eq!((stats.tasks_executed.load(Relaxed), stats.active_workers.load(Relaxed)), (number, 0));
+        let [min, avg, max] = all(&stats);
+        assert_eq!((min, max), (*latencies.iter().min().unwrap(), *latencies.iter().max().unwrap()));
+        assert_eq!(avg, stats.total_execution_time_ns.load(Relaxed) / number);
+        // Each of them was rounded down by itself.
+        let sum: u64 = latencies.iter().sum();
+        assert!((sum..=sum + number).contains(&stats.total_execution_time_ns.load(Relaxed)));
+    }
+    let (_, open) = occupy(&executor);
+    assert_eq!(executor.stats().active_workers.load(Relaxed), 1);
+    drop(open);
+}
+
+#[test]
+fn registered_handlers_answer_calls_as_a_sidecar_would() {
+    struct Double;
+    impl executor_core::TaskSpec for Double {
+        const ID: u32 = 7;
+        const NAME: &'static str = "double";
+        const SCHEMA: u32 = 1;
+        type Args = u64;
+        type Output = u64;
+    }
+    let mut registry = executor_core::Registry::builder();
+    registry.typed::<Double>(|_, value| {
+        value.checked_mul(2).ok_or_else(|| executor_core::TaskError::with_code(9, "overflow"))
+    });
+    registry.handler(8, "echo", |context, request, response| {
+        assert_eq!(context.task_id().lane(), 0);
+        response.write(request);
+        Ok(())
+    });
+    let registry = registry.build().unwrap();
+    let executor = TaskExecutor::builder(config(2)).registry(registry).build().unwrap();
+    assert_eq!(executor.submit_typed::<Double>(&21).unwrap().wait(PATIENCE), Ok(42));
+    let error = executor.submit_typed::<Double>(&u64::MAX).unwrap().wait(PATIENCE).unwrap_err();
+    assert_eq!(error, TicketError::Failed(executor_core::TaskError::with_code(9, "overflow")));
+    for length in [0, 1, 24, 25, 32, 33, 1000, 4096] {
+        let bytes: Vec<u8> = (0..length).map(|number| number as u8).collect();
+        let ticket = executor.submit_call(Task::call(8, bytes.clone())).unwrap();
+        assert_eq!(ticket.wait(PATIENCE), Ok(bytes), "{length}");
+    }
+    let too_long = executor.submit_call(Task::call(8, vec![1; 4097])).unwrap().wait(PATIENCE).unwrap_err();
+    assert_eq!(too_long.to_string(), executor_core::Status::ResponseTooLong { wanted: 4097 }.to_string());
+    let unknown = executor.submit_and_wait(Task::call(99, []).named("nobody"), PATIENCE).unwrap();
+    assert!(!unknown.success && unknown.error.is_some(), "{unknown:?}");
+    let wrong = executor.submit_and_wait(Task::call(7, [1, 2, 3]), PATIENCE).unwrap();
+    assert!(!wrong.success, "{wrong:?}");
+}
+
+#[test]
+fn moments_are_those_of_the_wall_clock_too() {
+    let second = Duration::from_secs(1); // somebody may adjust the clock
+    let before = std::time::SystemTime::now() - second;
+    let result = executor(1).submit_and_wait(nothing(), PATIENCE).unwrap();
+    let wall = result.completed_at.to_wall_time().unwrap();
+    assert!(before <= wall && wall <= std::time::SystemTime::now() + second);
+    let now = executor_core::global_time_source().now();
+    assert!(now > result.completed_at && now.since(result.completed_at) > Duration::ZERO);
+    assert_eq!(result.completed_at.since(now), Duration::ZERO);
+}
+
+#[test]
+fn a_task_that_does_not_end_is_reported_with_its_name_and_how_long() {
+    let stuck_after = Duration::from_millis(5);
+    let executor = TaskExecutor::builder(config(2)).stuck_after(stuck_after).build().unwrap();
+    assert_eq!(executor.stuck_tasks(), []);
+    let (id, open) = occupy(&executor);
+    let stuck = loop {
+        if let [stuck] = &executor.stuck_tasks()[..] {
+            break stuck.clone();
+        }
+        std::thread::yield_now();
+    };
+    assert_eq!((stuck.task_id, stuck.name.as_str()), (id, "gate"));
+    assert!(stuck.running >= stuck_after);
+    drop(open);
+    executor.wait_for_completion(id, PATIENCE).unwrap();
+    assert_eq!(executor.stuck_tasks(), []);
+}

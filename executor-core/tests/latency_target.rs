@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
+use std::sync::Mutex;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
@@ -167,6 +168,63 @@ fn each_change_of_the_target_is_told_and_a_callback_that_panics_is_no_harm() {
         run("fast", Duration::ZERO);
     }
     executor.shutdown().unwrap();
+}
+
+/// Keeps the texts and fields of all events of this program.
+struct Events;
+
+static EVENTS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+impl tracing::Subscriber for Events {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        struct Fields(String);
+        impl tracing::field::Visit for Fields {
+            fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+                self.0.push_str(&format!("{field}={value:?} "));
+            }
+        }
+        let mut fields = Fields(String::new());
+        event.record(&mut fields);
+        EVENTS.lock().unwrap().push(fields.0);
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[test]
+fn a_target_that_is_missed_and_a_task_that_is_stuck_are_logged() {
+    tracing::subscriber::set_global_default(Events).unwrap();
+    let executor = builder(1, LatencyKind::Execution).stuck_after(Duration::from_millis(1)).build().unwrap();
+    let (open, opened) = channel::<()>();
+    let long = task("logged, one", move || {
+        let _ = opened.recv();
+    });
+    executor.submit_task(long).unwrap();
+    let is_logged = |parts: &[&str]| {
+        let events = EVENTS.lock().unwrap();
+        events.iter().any(|event| parts.iter().all(|part| event.contains(part)))
+    };
+    while !is_logged(&["a task does not end", "name=logged, one", "running_ms="]) {
+        std::thread::yield_now();
+    }
+    drop(open);
+    while !is_logged(&["the latency target is missed", "target_ns=1 ", "logged, one"]) {
+        std::thread::yield_now();
+    }
 }
 
 #[test]

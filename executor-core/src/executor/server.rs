@@ -167,7 +167,7 @@ impl Lane for Server {
     fn run_own(&mut self) -> Result<(), u8> {
         let Some(taken) = &mut self.taken else { return Ok(()) };
         let Some(closure) = taken.closure.take() else { return Ok(()) };
-        closure().map_err(|error| {
+        (closure.into_inner())().map_err(|error| {
             taken.error = Some(error.message().into());
             error.code()
         })
@@ -203,7 +203,7 @@ impl Lane for Server {
             // Once it counts as finished, so that who hears of it and submits the next task is not refused for it.
             let text = error.as_deref().unwrap_or_default();
             let status = completion.status().unwrap_or(Status::Panicked);
-            reply(if success { Ok(self.answer(completion)) } else { Err(Failure { status, text }) });
+            (reply.into_inner())(if success { Ok(self.answer(completion)) } else { Err(Failure { status, text }) });
         }
         if let Some(word) = self.engine.results.complete(taken.slot, finished.sequence, times, error) {
             rouse(word);

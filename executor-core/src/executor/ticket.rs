@@ -124,7 +124,7 @@ where
         }
     });
     let id = task.id();
-    (task.answering(Box::new(move |_| outer.finish())), Ticket { id, slip, idle })
+    (task.answering(move |_| outer.finish()), Ticket { id, slip, idle })
 }
 
 /// A task that calls a handler, with the ticket for what `read` makes of its response.
@@ -136,7 +136,7 @@ pub(crate) fn of_call<T: Send + 'static>(
     let slip = Slip::new();
     let outer = Arc::clone(&slip);
     let id = task.id();
-    let task = task.answering(Box::new(move |answer| {
+    let task = task.answering(move |answer| {
         outer.put(match answer {
             Ok(bytes) => read(bytes).ok_or(TicketError::Unanswered { status: Status::Done }),
             Err(failure) => Err(match failure.status {
@@ -146,7 +146,7 @@ pub(crate) fn of_call<T: Send + 'static>(
             }),
         });
         outer.finish();
-    }));
+    });
     (task, Ticket { id, slip, idle })
 }
 

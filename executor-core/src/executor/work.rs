@@ -5,6 +5,8 @@ use std::cell::Cell;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use sync_wrapper::SyncWrapper;
+
 use crate::contract::TaskSpec;
 use crate::status::Status;
 use crate::task::{Priority, TaskError, TaskId};
@@ -53,8 +55,9 @@ pub struct Task {
     pub(crate) body: Body,
 }
 
-/// Code that a task brings.
-pub(crate) type Closure = Box<dyn FnOnce() -> Result<(), TaskError> + Send>;
+/// Code that a task brings. Nobody calls it through a shared reference, so a task, and an error that hands one back, may be
+/// shared.
+pub(crate) type Closure = SyncWrapper<Box<dyn FnOnce() -> Result<(), TaskError> + Send>>;
 
 /// What a task runs. Two words: it lies in a ring.
 pub(crate) enum Body {
@@ -71,7 +74,7 @@ pub(crate) enum Errand {
 }
 
 /// Told how a task ended, once it counts as finished: its response, or why there is none with the text of it.
-pub(crate) type Reply = Box<dyn FnOnce(Result<&[u8], Failure<'_>>) + Send>;
+pub(crate) type Reply = SyncWrapper<Box<dyn FnOnce(Result<&[u8], Failure<'_>>) + Send>>;
 
 /// How a task failed.
 #[derive(Clone, Copy)]
@@ -89,7 +92,7 @@ impl Task {
     where
         F: FnOnce() -> Result<(), TaskError> + Send + 'static,
     {
-        Self { id: next_id(), name: name.into(), priority, body: Body::Closure(Box::new(closure)) }
+        Self { id: next_id(), name: name.into(), priority, body: Body::Closure(SyncWrapper::new(Box::new(closure))) }
     }
 
     /// A task that calls the handler registered as `handler_id` with the bytes `payload`, as a task through shared memory
@@ -106,7 +109,8 @@ impl Task {
     }
 
     /// The same task, with somebody who is told how it ended; who was to be told before is not.
-    pub(crate) fn answering(mut self, answer: Reply) -> Self {
+    pub(crate) fn answering(mut self, answer: impl FnOnce(Result<&[u8], Failure<'_>>) + Send + 'static) -> Self {
+        let answer: Reply = SyncWrapper::new(Box::new(answer));
         self.body = Body::Errand(Box::new(match self.body {
             Body::Closure(closure) => Errand::Answer { closure, reply: answer },
             Body::Errand(errand) => match *errand {
