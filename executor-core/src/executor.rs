@@ -47,6 +47,7 @@ pub use time::{NanoTime, TimeSource, global_time_source};
 pub use work::Task;
 
 use crate::contract::TaskSpec;
+use crate::meter;
 use crate::task::{Priority, TaskId};
 use engine::Engine;
 use results::{Found, Outcome};
@@ -428,6 +429,14 @@ impl TaskExecutor {
     /// Tasks that have been running for longer than [`ExecutorBuilder::stuck_after`], the longest first.
     pub fn stuck_tasks(&self) -> Vec<Stuck> {
         self.engine.running(self.engine.terms.stuck_after)
+    }
+
+    /// Sleeps of workers that ended by themselves, after a second, while a task was waiting: wake-ups that were lost. 0, or
+    /// something is wrong with this library.
+    pub fn lost_wakes(&self) -> u64 {
+        let Engine { meter, layout, .. } = &*self.engine;
+        let word = |worker| layout.worker(worker) + meter::WorkerWord::Overslept as usize;
+        (0..self.engine.terms.workers).map(|worker| meter::read(meter, word(worker))).sum()
     }
 
     /// What the system refused that is not needed to run, such as [real-time scheduling](ExecutorBuilder::real_time), each

@@ -326,6 +326,7 @@ fn threads_that_share_an_executor_lose_and_double_nothing() {
         .collect();
     assert!(threads.into_iter().map(|thread| thread.join().unwrap()).sum::<u64>() > 0);
     executor.shutdown_timeout(PATIENCE).unwrap();
+    assert_eq!(executor.lost_wakes(), 0);
     let all = THREADS * tasks;
     assert_eq!(sum.load(Relaxed), all * (all - 1) / 2);
     assert_eq!(executor.stats().tasks_executed.load(Relaxed), all);
@@ -338,6 +339,7 @@ fn every_idle_strategy_wakes_for_every_task() {
         for _ in 0..200 {
             assert!(executor.submit_and_wait(nothing(), PATIENCE).unwrap().success);
         }
+        assert_eq!(executor.lost_wakes(), 0, "{idle}");
         executor.shutdown().unwrap();
     }
 }

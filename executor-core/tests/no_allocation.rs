@@ -5,6 +5,8 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use executor_core::clock::Clock;
 use executor_core::dispatch::Served;
@@ -14,7 +16,9 @@ use executor_core::meter::{self, MeterLayout};
 use executor_core::status::Malformed;
 use executor_core::task::LaneFacts;
 use executor_core::worker::{QUANTUM, Worker, WorkerOptions};
-use executor_core::{Handler, Priority, Registry, Response, Status, TaskContext, TaskError};
+use executor_core::{
+    ExecutorConfig, Handler, Priority, Registry, Response, Status, Task, TaskContext, TaskError, TaskExecutor,
+};
 
 thread_local! {
     /// Whether this thread is watched. Constant and without a destructor, so looking at it allocates nothing.
@@ -23,6 +27,9 @@ thread_local! {
 
 /// Calls to the allocator by watched threads, giving back included.
 static CALLS: AtomicU64 = AtomicU64::new(0);
+
+/// Held by the test that watches: they share the count.
+static WATCH: Mutex<()> = Mutex::new(());
 
 struct Counting;
 
@@ -52,6 +59,7 @@ unsafe impl GlobalAlloc for Counting {
 
 #[test]
 fn a_task_with_an_inline_payload_allocates_nothing_on_its_way_round() {
+    let _watch = WATCH.lock().unwrap_or_else(PoisonError::into_inner);
     let mut builder = Registry::builder();
     // Its state is made on the worker's thread, which is watched from then on.
     builder.add(Handler::per_worker(1, "echo", |_| {
@@ -127,4 +135,38 @@ fn a_task_with_an_inline_payload_allocates_nothing_on_its_way_round() {
     assert_eq!(seen, 64, "a handler that allocates and frees for each of its 32 tasks is seen");
     control.close().unwrap();
     thread.join().unwrap();
+}
+
+/// Runs a closure so many times, with all priorities in turns.
+fn run(executor: &TaskExecutor, tasks: u64, code: impl Fn() -> Result<(), TaskError> + Copy + Send + 'static) {
+    for number in 0..tasks {
+        let priority = Priority::ALL[(number % 4) as usize];
+        let result = executor.submit_and_wait(Task::new("constant name", priority, code), Duration::from_secs(60));
+        assert!(result.unwrap().success);
+    }
+}
+
+#[test]
+fn a_closure_that_captures_nothing_allocates_nothing_on_its_way_round() {
+    let _watch = WATCH.lock().unwrap_or_else(PoisonError::into_inner);
+    let config = ExecutorConfig { worker_threads: 1, ..ExecutorConfig::default() };
+    let executor = TaskExecutor::new(config).unwrap();
+    // Once with everything that is made on first use: the lanes, the thread's ids, the worker's sleep.
+    run(&executor, 100, || Ok(()));
+    let watch = || {
+        WATCHED.set(true);
+        Ok(())
+    };
+    run(&executor, 1, watch);
+    WATCHED.set(true);
+    let before = CALLS.load(Relaxed);
+    run(&executor, 2000, || Ok(()));
+    let steady = CALLS.load(Relaxed) - before;
+    run(&executor, 1, || {
+        std::hint::black_box(Box::new(7));
+        Ok(())
+    });
+    let seen = CALLS.load(Relaxed) - before - steady;
+    WATCHED.set(false);
+    assert_eq!((steady, seen), (0, 2), "calls to the allocator by 2,000 tasks, and by one that allocates and frees");
 }

@@ -21,7 +21,7 @@ use super::time::{TimeSource, global_time_source};
 use super::work::Task;
 use crate::dispatch::Served;
 use crate::idle::IdleStrategy;
-use crate::meter::MeterLayout;
+use crate::meter::{self, MeterLayout};
 use crate::real_time::RealTime;
 use crate::task::{LaneFacts, Priority};
 use crate::worker::Control;
@@ -52,6 +52,8 @@ pub(crate) struct Engine {
     pub(crate) beds: Beds,
     pub(crate) accounts: Box<[Account]>,
     pub(crate) layout: MeterLayout,
+    /// Where the dispatch loop counts.
+    pub(crate) meter: Arc<[AtomicU64]>,
     /// The CPU each worker is pinned to.
     pub(crate) cores: Vec<Option<u32>>,
     pub(crate) nodes: Nodes,
@@ -105,6 +107,7 @@ impl Engine {
             beds: Beds::new(terms.workers),
             accounts: (0..terms.workers).map(|_| Account::new(recent())).collect(),
             layout,
+            meter: meter::heap(&layout),
             cores,
             nodes,
             warnings: Mutex::new(Vec::new()),

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{
-    AtomicU32, AtomicU64,
+    AtomicU32,
     Ordering::{Acquire, Release},
 };
 use std::sync::{PoisonError, mpsc};
@@ -23,7 +23,7 @@ use super::server::Server;
 use super::target::TargetState;
 use super::wait;
 use crate::cpu::{allowed_cpus, cpu_list, pin_current_thread};
-use crate::meter::{self, MeterLayout};
+use crate::meter::MeterLayout;
 use crate::registry::Registry;
 use crate::worker::{Lanes, QUANTUM, Sleep, Woken, Worker, WorkerOptions};
 
@@ -64,10 +64,9 @@ pub(crate) fn start(builder: ExecutorBuilder) -> Result<Arc<Engine>, Error> {
     let cores = (0..terms.workers).map(|number| cores.get(number % cores.len().max(1)).copied()).collect();
     let nodes = Nodes::read(&builder.sysfs, &allowed_cpus().unwrap_or_default());
     let engine = Arc::new(Engine::new(terms, layout, cores, nodes));
-    let words = meter::heap(&layout);
     let (mut reins, mut threads, mut failed) = (Vec::new(), Vec::new(), None);
     for number in 0..engine.terms.workers {
-        match hire(&engine, &registry, &words, number) {
+        match hire(&engine, &registry, number) {
             Ok((control, thread)) => {
                 reins.push(control);
                 threads.push(thread);
@@ -99,12 +98,7 @@ pub(crate) fn start(builder: ExecutorBuilder) -> Result<Arc<Engine>, Error> {
 }
 
 /// Starts a worker and waits until it is ready.
-fn hire(
-    engine: &Arc<Engine>,
-    registry: &Registry,
-    words: &Arc<[AtomicU64]>,
-    number: usize,
-) -> Result<(Reins, JoinHandle<()>), Error> {
+fn hire(engine: &Arc<Engine>, registry: &Registry, number: usize) -> Result<(Reins, JoinHandle<()>), Error> {
     let options = WorkerOptions {
         worker: number as u32,
         clock: *engine.time().clock(),
@@ -112,7 +106,7 @@ fn hire(
         idle: engine.terms.idle,
         quantum: QUANTUM,
         request_bytes: 0,
-        meter: Arc::clone(words),
+        meter: Arc::clone(&engine.meter),
         layout: engine.layout,
     };
     let (worker, control) = Worker::<Server, _>::new(options);
