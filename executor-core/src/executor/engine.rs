@@ -198,7 +198,10 @@ impl Engine {
     #[cold]
     pub(crate) fn lane(self: &Arc<Self>, priority: Priority) -> Writer {
         let mut pool = self.pool();
-        if let Some(index) = pool.spare.iter().position(|writer| writer.shared().priority == priority) {
+        let fits = |writer: &Writer| writer.shared().priority == priority;
+        // An empty one first, so that nobody starts behind what another thread has left while there is a better place.
+        let empty = pool.spare.iter().position(|writer| fits(writer) && !writer.shared().has_task());
+        if let Some(index) = empty.or_else(|| pool.spare.iter().position(fits)) {
             return pool.spare.swap_remove(index);
         }
         self.open(&mut pool, priority)
