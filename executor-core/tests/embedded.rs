@@ -469,3 +469,35 @@ fn a_task_that_does_not_end_is_reported_with_its_name_and_how_long() {
     executor.wait_for_completion(id, PATIENCE).unwrap();
     assert_eq!(executor.stuck_tasks(), []);
 }
+
+#[test]
+fn a_value_whose_drop_panics_ends_no_worker() {
+    struct Bomb;
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("a drop that panics");
+        }
+    }
+    let executor = executor(1);
+    drop(executor.submit_with_result(|| Ok::<_, Error>(Bomb)).unwrap());
+    let captured = Bomb;
+    let task = Task::new("capture", Priority::Normal, move || {
+        let _captured = &captured;
+        Ok(())
+    });
+    let result = executor.submit_and_wait(task, PATIENCE).unwrap();
+    assert_eq!(result.error.as_deref(), Some("a drop that panics"));
+    assert!(executor.submit_and_wait(nothing(), PATIENCE).unwrap().success);
+}
+
+#[test]
+fn a_task_that_could_not_run_counts_and_has_no_latency() {
+    let executor = executor(1);
+    let run = || executor.submit_and_wait(nothing(), PATIENCE).unwrap().execution_latency_ns;
+    let latencies = [run(), run()];
+    let result = executor.submit_and_wait(Task::call(9, []), PATIENCE).unwrap();
+    assert_eq!((result.success, result.execution_latency_ns), (false, 0));
+    let stats = executor.stats();
+    assert_eq!((stats.tasks_executed.load(Relaxed), stats.tasks_failed.load(Relaxed)), (3, 1));
+    assert_eq!(stats.min_latency_ns.load(Relaxed), *latencies.iter().min().unwrap());
+}

@@ -91,7 +91,7 @@ fn a_claimed_value_is_changed_by_one_thread_at_a_time() {
 
 /// A table for one result beside one task that has not ended, in four slots.
 fn table() -> Results {
-    Results::new(1, 4)
+    Results::new(1, 4).unwrap_or_else(|| unreachable!("four slots always fit"))
 }
 
 fn reserve(results: &Results, id: u64, finished: u64, pinned: bool) -> Option<results::Place> {

@@ -16,7 +16,7 @@ use crate::registry::Registry;
 /// Most workers of one executor.
 pub const WORKERS_MAX: usize = 1024;
 /// Greatest [`max_queue_depth`](ExecutorConfig::max_queue_depth).
-pub const DEPTH_MAX: usize = 1 << 24;
+pub const DEPTH_MAX: usize = 1 << 22;
 
 /// What every executor is told. Everything else goes through [`TaskExecutor::builder`].
 ///
@@ -73,7 +73,8 @@ pub struct ExecutorConfig {
     /// share them. 0 is refused. At most [`WORKERS_MAX`].
     pub worker_threads: usize,
     /// The most tasks that are accepted and not finished, running ones included: exactly. As many results of finished
-    /// tasks are kept for whoever waits. By default 10,000; 1 to [`DEPTH_MAX`]. Some 220 bytes each.
+    /// tasks are kept for whoever waits. By default 10,000; 1 to [`DEPTH_MAX`]. It takes 200 to 400 bytes for each
+    /// at the start, 2 MiB by default.
     pub max_queue_depth: usize,
     /// The latency that tasks are meant to keep, in nanoseconds; by default 5,000. It changes nothing about how they run:
     /// see [`TaskExecutor::is_meeting_latency_target`].

@@ -95,15 +95,19 @@ pub(crate) struct News {
 static NUMBERS: AtomicU64 = AtomicU64::new(1);
 
 impl Engine {
-    pub(crate) fn new(terms: Terms, layout: MeterLayout, cores: Vec<Option<u32>>, nodes: Nodes) -> Self {
+    pub(crate) fn new(terms: Terms, layout: MeterLayout, cores: Vec<Option<u32>>, nodes: Nodes) -> Result<Self, Error> {
         let clock = global_time_source().clock();
         let ticks = |time: Duration| clock.ns_to_ticks(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
         let target = clock.ns_to_ticks(terms.target_ns);
         let recent = || super::target::Recent::new(target, ticks(terms.goal.window));
-        Self {
+        let results = Results::new(terms.depth as u64, 1024).ok_or_else(|| Error::Runtime {
+            what: "there is no memory for as many results as max_queue_depth keeps",
+            source: std::io::ErrorKind::OutOfMemory.into(),
+        })?;
+        Ok(Self {
             number: NUMBERS.fetch_add(1, Relaxed),
             depth: Depth::new(terms.depth as u64),
-            results: Results::new(terms.depth as u64, 1024),
+            results,
             beds: Beds::new(terms.workers),
             accounts: (0..terms.workers).map(|_| Account::new(recent())).collect(),
             layout,
@@ -123,7 +127,7 @@ impl Engine {
             changed: Condvar::new(),
             steward_rests: Apart(AtomicBool::new(false)),
             terms,
-        }
+        })
     }
 
     pub(crate) fn time(&self) -> &'static TimeSource {

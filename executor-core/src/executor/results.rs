@@ -20,10 +20,11 @@
 //! | V3   | `id`, `reserve`                 | `id`, `find`               | an id is told the state of a former one  |
 //! | V5   | `farthest`, `reserve`           | `farthest`, `find`         | an accepted task is said to be unknown   |
 
+use std::collections::HashMap;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
-use super::sync::{AtomicU32, AtomicU64, Mutex};
+use super::sync::{AtomicU32, AtomicU64, Mutex, MutexGuard};
 
 /// Where a task is in its slot's life, in the lowest byte of `state`.
 mod phase {
@@ -45,7 +46,8 @@ const GENERATION: u64 = 1 << 32;
 
 /// One task. A line for itself: two threads write it, and nobody else should notice.
 #[derive(Debug)]
-#[repr(align(64))]
+#[cfg_attr(not(loom), derive(bytemuck::Zeroable))]
+#[repr(C, align(64))]
 struct Slot {
     /// Generation (32 bits), pins (16), a sleeper's bit, phase.
     state: AtomicU64,
@@ -59,6 +61,29 @@ struct Slot {
     /// Changes when sleepers are to look again.
     wakes: AtomicU32,
 }
+
+/// Free slots, which are all zeros. `None` if there is no room for them.
+#[cfg(not(loom))]
+fn slots(count: usize) -> Option<Box<[Slot]>> {
+    bytemuck::allocation::try_zeroed_slice_box(count).ok()
+}
+
+#[cfg(loom)]
+fn slots(count: usize) -> Option<Box<[Slot]>> {
+    let slot = |_| Slot {
+        state: AtomicU64::new(phase::FREE),
+        id: AtomicU64::new(0),
+        sequence: AtomicU64::new(0),
+        submitted_at: AtomicU64::new(0),
+        started_at: AtomicU64::new(0),
+        completed_at: AtomicU64::new(0),
+        wakes: AtomicU32::new(0),
+    };
+    Some((0..count).map(slot).collect())
+}
+
+/// Parts of the table of texts, so that workers whose tasks fail seldom wait for each other.
+const SHARDS: usize = if cfg!(loom) { 1 } else { 64 };
 
 const _: () = assert!(cfg!(loom) || size_of::<Slot>() == 64);
 
@@ -101,31 +126,19 @@ pub(crate) enum Found {
 pub(crate) struct Results {
     limit: u64,
     slots: Box<[Slot]>,
-    /// Texts of tasks that failed, by slot; theirs as the slot is.
-    errors: Box<[Mutex<Option<Box<str>>>]>,
+    /// Texts of tasks that failed, by slot; each is its task's as the slot is.
+    errors: [Mutex<HashMap<u32, Box<str>>>; SHARDS],
     /// The most steps from its own slot that a task was ever put.
     farthest: AtomicU32,
 }
 
 impl Results {
-    /// For `limit` results beside as many tasks that have not ended. 64 bytes a slot, and some three slots for each.
-    pub(crate) fn new(limit: u64, smallest: usize) -> Self {
-        let count = usize::try_from(limit).unwrap_or(usize::MAX).saturating_mul(3).max(smallest).next_power_of_two();
-        let slot = |_| Slot {
-            state: AtomicU64::new(phase::FREE),
-            id: AtomicU64::new(0),
-            sequence: AtomicU64::new(0),
-            submitted_at: AtomicU64::new(0),
-            started_at: AtomicU64::new(0),
-            completed_at: AtomicU64::new(0),
-            wakes: AtomicU32::new(0),
-        };
-        Self {
-            limit,
-            slots: (0..count).map(slot).collect(),
-            errors: (0..count).map(|_| Mutex::new(None)).collect(),
-            farthest: AtomicU32::new(0),
-        }
+    /// For `limit` results beside as many tasks that have not ended: three to six slots for each, of 64 bytes. `None` if there
+    /// is no room for them.
+    pub(crate) fn new(limit: u64, smallest: usize) -> Option<Self> {
+        let count = usize::try_from(limit).ok()?.checked_mul(3)?.max(smallest).checked_next_power_of_two()?;
+        let errors = std::array::from_fn(|_| Mutex::new(HashMap::new()));
+        Some(Self { limit, slots: slots(count)?, errors, farthest: AtomicU32::new(0) })
     }
 
     fn mask(&self) -> usize {
@@ -164,7 +177,7 @@ impl Results {
                 continue; // another submitter's now, or a reader came
             }
             if phase == phase::FAILED {
-                self.take_error(index); // nobody read it
+                self.take_error(index as u32); // nobody read it
             }
             slot.id.store(id, Release); // V3
             slot.submitted_at.store(submitted_at, Relaxed);
@@ -189,11 +202,9 @@ impl Results {
     ) -> Option<&AtomicU32> {
         let slot = self.slots.get(index as usize)?;
         let mut end = phase::DONE;
-        if error.is_some() {
+        if let Some(text) = error {
             end = phase::FAILED;
-            if let Some(text) = self.errors.get(index as usize) {
-                *text.lock().unwrap_or_else(PoisonError::into_inner) = error;
-            }
+            self.errors(index).insert(index, text);
         }
         slot.sequence.store(sequence, Relaxed);
         slot.started_at.store(started_at, Relaxed);
@@ -308,14 +319,19 @@ impl Results {
             submitted_at: slot.submitted_at.load(Relaxed),
             started_at: slot.started_at.load(Relaxed),
             completed_at: slot.completed_at.load(Relaxed),
-            error: if state & PHASE == phase::FAILED { self.take_error(index) } else { None },
+            error: if state & PHASE == phase::FAILED { self.take_error(index as u32) } else { None },
         };
         slot.state.fetch_sub(unpin.wrapping_sub(phase::READ - phase::READING), Release); // V2
         Some(outcome)
     }
 
     #[cold]
-    fn take_error(&self, index: usize) -> Option<Box<str>> {
-        self.errors.get(index)?.lock().unwrap_or_else(PoisonError::into_inner).take()
+    fn take_error(&self, index: u32) -> Option<Box<str>> {
+        self.errors(index).remove(&index)
+    }
+
+    fn errors(&self, index: u32) -> MutexGuard<'_, HashMap<u32, Box<str>>> {
+        let [first, ..] = &self.errors;
+        self.errors.get(index as usize % SHARDS).unwrap_or(first).lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

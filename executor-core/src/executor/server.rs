@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::account::{Account, Current};
@@ -14,7 +15,7 @@ use crate::dispatch::{Lane, Scratch};
 use crate::preempt::Sentinel;
 use crate::record::{CompletionRecord, DescriptorRecord, INLINE_RESPONSE, LENGTH_MAX};
 use crate::response::Response;
-use crate::status::{Poison, Status};
+use crate::status::{Poison, Ran, Status};
 use crate::task::TaskId;
 
 /// Longest text of a panic and of a registered handler's failure that is kept, in bytes, where responses are not longer.
@@ -183,14 +184,16 @@ impl Lane for Server {
         let Some(mut taken) = self.taken.take() else { return };
         let success = completion.status_code() == Status::Done.code();
         let times = [completion.started_at(), completion.completed_at()];
+        // What never ran has no time to be counted.
+        let ran = success || completion.status().is_some_and(|status| status.ran() == Ran::Yes);
         let preempted = if times[1] == 0 { None } else { SENTINEL.with(Sentinel::disarm) };
         let mut error = taken.error.take();
         if !success && error.is_none() {
             error = Some(self.text(completion));
         }
         if let Some(account) = self.account() {
-            account.end(success, times);
-            if times[1] != 0 {
+            account.end(success, if ran { times } else { [0; 2] });
+            if ran && times[1] != 0 {
                 let kind = self.engine.terms.goal.kind;
                 let stamps = [taken.submitted_at, times[0], times[1]];
                 let since = if kind == LatencyKind::Execution { times[0] } else { taken.submitted_at };
@@ -203,7 +206,11 @@ impl Lane for Server {
             // Once it counts as finished, so that who hears of it and submits the next task is not refused for it.
             let text = error.as_deref().unwrap_or_default();
             let status = completion.status().unwrap_or(Status::Panicked);
-            (reply.into_inner())(if success { Ok(self.answer(completion)) } else { Err(Failure { status, text }) });
+            let answer = if success { Ok(self.answer(completion)) } else { Err(Failure { status, text }) };
+            // A value that nobody waits for is dropped by it, and its drop is the author's code.
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (reply.into_inner())(answer))) {
+                std::mem::forget(panic);
+            }
         }
         if let Some(word) = self.engine.results.complete(taken.slot, finished.sequence, times, error) {
             rouse(word);

@@ -20,7 +20,7 @@ use super::engine::{Engine, Reins};
 use super::node::Nodes;
 use super::refusal::{Error, InvalidConfig, Stuck};
 use super::server::Server;
-use super::target::TargetState;
+use super::target::{LatencyTargetReport, TargetState};
 use super::wait;
 use crate::cpu::{allowed_cpus, cpu_list, pin_current_thread};
 use crate::meter::MeterLayout;
@@ -63,7 +63,7 @@ pub(crate) fn start(builder: ExecutorBuilder) -> Result<Arc<Engine>, Error> {
     let cores = &builder.config.executor_cores;
     let cores = (0..terms.workers).map(|number| cores.get(number % cores.len().max(1)).copied()).collect();
     let nodes = Nodes::read(&builder.sysfs, &allowed_cpus().unwrap_or_default());
-    let engine = Arc::new(Engine::new(terms, layout, cores, nodes));
+    let engine = Arc::new(Engine::new(terms, layout, cores, nodes)?);
     let (mut reins, mut threads, mut failed) = (Vec::new(), Vec::new(), None);
     for number in 0..engine.terms.workers {
         match hire(&engine, &registry, number) {
@@ -208,17 +208,18 @@ impl Steward {
     }
 
     fn look_at_target(&mut self) {
-        let report = self.engine.report();
-        let before = self.state.replace(report.state);
+        let state = self.engine.target_state();
+        let before = self.state.replace(state);
         let known = |state: &TargetState| matches!(state, TargetState::Met | TargetState::Missed);
-        if !known(&report.state) {
+        if !known(&state) {
             self.state = before;
             return;
         }
         // The first figure is news only if it is bad.
-        if before == Some(report.state) || (before.is_none() && report.state == TargetState::Met) {
+        if before == Some(state) || (before.is_none() && state == TargetState::Met) {
             return;
         }
+        let report = LatencyTargetReport { state, ..self.engine.report() };
         match report.state {
             TargetState::Missed => tracing::warn!(
                 latency_ns = report.latency_ns,

@@ -2,7 +2,7 @@
 
 #[cfg(not(loom))]
 pub(crate) use std::sync::{
-    Mutex,
+    Mutex, MutexGuard,
     atomic::{AtomicBool, AtomicU32, AtomicU64, compiler_fence, fence},
 };
 
@@ -10,7 +10,7 @@ pub(crate) use std::sync::{
 pub(crate) use loom::{
     cell::UnsafeCell,
     sync::{
-        Mutex,
+        Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU32, AtomicU64, fence},
     },
 };

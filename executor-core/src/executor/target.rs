@@ -181,6 +181,21 @@ impl Recent {
         self.ends_at.store(now + self.slice_ticks, Relaxed);
     }
 
+    /// Tasks of the window that ends now, and those of them over the target.
+    fn counts(&self, now: u64) -> [u64; 2] {
+        let oldest = now.saturating_sub(self.slice_ticks * SLICES);
+        let young = self.slices.iter().filter_map(|slice| {
+            let began_at =
+                Some(slice.began_at.load(Acquire)).filter(|&began_at| began_at != 0 && began_at >= oldest)?;
+            let over = slice.over.load(Relaxed); // before all of them, so that it is no greater
+            let tasks = slice.tasks.load(Relaxed);
+            // fence: the words above are loaded before the look whether they still are the slice's.
+            std::sync::atomic::fence(Acquire);
+            (slice.began_at.load(Relaxed) == began_at).then_some([tasks, over.min(tasks)])
+        });
+        young.fold([0; 2], |[tasks, over], [more, more_over]| [tasks + more, over + more_over])
+    }
+
     /// Tasks of the window that ends now.
     pub(crate) fn window(&self, now: u64) -> Window {
         let oldest = now.saturating_sub(self.slice_ticks * SLICES);
@@ -234,11 +249,6 @@ impl Window {
             self.worst = other.worst.clone();
         }
         self
-    }
-
-    /// Whether at least `percentile` of its tasks were within the target. No task misses none.
-    pub(crate) fn is_met(&self, percentile: f64) -> bool {
-        self.over as f64 <= (1.0 - percentile) * self.tasks as f64
     }
 }
 
@@ -318,6 +328,16 @@ impl std::fmt::Display for LatencyTargetReport {
     }
 }
 
+/// Whether at least `percentile` of `tasks` were within the target that `over` of them missed.
+fn judge(percentile: f64, tasks: u64, over: u64) -> TargetState {
+    match tasks {
+        0 => TargetState::NoTasks,
+        // Of a hundred tasks exactly one may miss a percentile of 0.99, which 1.0 - 0.99 is a little more than.
+        _ if (over as f64) <= (1.0 - percentile) * tasks as f64 => TargetState::Met,
+        _ => TargetState::Missed,
+    }
+}
+
 impl super::engine::Engine {
     pub(crate) fn report(&self) -> LatencyTargetReport {
         let clock = self.time().clock();
@@ -350,11 +370,18 @@ impl super::engine::Engine {
             latency_ns: clock.ticks_to_ns(ticks),
             cause,
         });
-        report.state = match found.tasks {
-            0 => TargetState::NoTasks,
-            _ if found.is_met(percentile) => TargetState::Met,
-            _ => TargetState::Missed,
-        };
+        report.state = judge(percentile, found.tasks, found.over);
         report
+    }
+
+    /// The state of the report alone, for a hundredth of its price.
+    pub(crate) fn target_state(&self) -> TargetState {
+        if !self.terms.timed {
+            return TargetState::Unknown;
+        }
+        let now = self.time().clock().now();
+        let all = self.accounts.iter().map(|account| account.recent.counts(now));
+        let [tasks, over] = all.fold([0; 2], |[tasks, over], [more, more_over]| [tasks + more, over + more_over]);
+        judge(self.terms.goal.percentile, tasks, over)
     }
 }
