@@ -258,7 +258,7 @@ impl Engine {
         let mut pool = self.pool();
         for control in &mut pool.reins {
             // Its ring holds nothing but lanes that are still to be read, and is never full of them for long.
-            while control.close().is_err() {
+            while control.dismiss().is_err() {
                 std::thread::yield_now();
             }
         }
