@@ -9,7 +9,7 @@ use super::engine::Engine;
 use super::lane::{Job, Shared};
 use super::sync::rouse;
 use super::work::{Body, Closure, Errand, Failure, Reply};
-use crate::dispatch::{Lane, Scratch};
+use crate::dispatch::{Lane, Scratch, contain};
 use crate::record::{CompletionRecord, DescriptorRecord, INLINE_RESPONSE, LENGTH_MAX};
 use crate::response::Response;
 use crate::status::{Poison, Status};
@@ -190,7 +190,9 @@ impl Lane for Server {
             // Once it counts as finished, so that who hears of it and submits the next task is not refused for it.
             let text = error.as_deref().unwrap_or_default();
             let status = completion.status().unwrap_or(Status::Panicked);
-            reply(if success { Ok(self.answer(completion)) } else { Err(Failure { status, text }) });
+            let answer = if success { Ok(self.answer(completion)) } else { Err(Failure { status, text }) };
+            // Who hears of it, and the value where its ticket was dropped, are the author's: either may panic.
+            contain(|| reply(answer));
         }
         if let Some(word) = self.engine.results.complete(taken.slot, finished.sequence, times, error) {
             rouse(word);

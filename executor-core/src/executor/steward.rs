@@ -19,6 +19,7 @@ use super::server::Server;
 use super::target::TargetState;
 use super::wait;
 use crate::cpu::pin_current_thread;
+use crate::dispatch::contain;
 use crate::meter::{self, MeterLayout};
 use crate::registry::Registry;
 use crate::worker::{Lanes, QUANTUM, Sleep, Woken, Worker, WorkerOptions};
@@ -235,8 +236,7 @@ impl Steward {
             ),
         }
         if let Some(callback) = &self.on_change {
-            let call = std::panic::AssertUnwindSafe(|| callback(&report));
-            let _ = std::panic::catch_unwind(call); // theirs; it has said so on stderr
+            contain(|| callback(&report));
         }
     }
 }

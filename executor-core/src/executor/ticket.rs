@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use super::sync::rouse;
 use super::wait::{deadline, nap_until};
 use super::work::Task;
-use crate::dispatch::panic_text;
+use crate::dispatch::{contain, panic_text};
 use crate::idle::{Idle, IdleStrategy, Rest};
 use crate::status::Status;
 use crate::task::{Priority, TaskError, TaskId};
@@ -90,7 +90,7 @@ impl<T, E> Slip<T, E> {
         };
         rouse(&self.finished);
         if let Some(waker) = waker {
-            let _ = catch_unwind(AssertUnwindSafe(|| waker.wake())); // theirs; the worker lives
+            contain(|| waker.wake()); // before the value is dropped, which must not happen while a panic unwinds
         }
     }
 }
