@@ -186,7 +186,7 @@ impl TaskExecutor {
     ///
     /// # Errors
     ///
-    /// [`BatchError`] with the ids of those that were accepted and with all others.
+    /// [`BatchError`] with the ids of those that were accepted and with all others, so the iterator must have an end.
     pub fn submit_batch(&self, tasks: impl IntoIterator<Item = Task>) -> Result<Vec<TaskId>, BatchError> {
         /// Wakes workers for what was pushed, also when the iterator unwinds.
         struct Pushed<'a>(&'a Engine, u64);
@@ -198,7 +198,7 @@ impl TaskExecutor {
             }
         }
         let mut tasks = tasks.into_iter();
-        let mut accepted = Vec::with_capacity(tasks.size_hint().0);
+        let mut accepted = Vec::with_capacity(tasks.size_hint().0.min(self.engine.terms.depth)); // the hint may be anything
         let mut refused = None;
         let mut pushed = Pushed(&self.engine, 0);
         for task in tasks.by_ref() {
