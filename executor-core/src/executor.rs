@@ -338,7 +338,7 @@ impl TaskExecutor {
         T: Send + 'static,
         E: Send + 'static,
     {
-        let (task, ticket) = ticket::of_closure(name.into(), priority, closure, self.engine.terms.idle);
+        let (task, ticket) = ticket::of_closure(name.into(), priority, closure, &self.engine);
         self.submit_task(task)?;
         Ok(ticket)
     }
@@ -349,7 +349,7 @@ impl TaskExecutor {
     ///
     /// Those of [`submit_task`](Self::submit_task).
     pub fn submit_call(&self, task: Task) -> Result<Ticket<Vec<u8>>, Error> {
-        let (task, ticket) = ticket::of_call(task, self.engine.terms.idle, |bytes| Some(bytes.to_vec()));
+        let (task, ticket) = ticket::of_call(task, &self.engine, |bytes| Some(bytes.to_vec()));
         self.submit_task(task)?;
         Ok(ticket)
     }
@@ -364,7 +364,7 @@ impl TaskExecutor {
         S::Output: Send,
     {
         let read = |bytes: &[u8]| bytemuck::checked::try_pod_read_unaligned(bytes).ok();
-        let (task, ticket) = ticket::of_call(Task::typed::<S>(args), self.engine.terms.idle, read);
+        let (task, ticket) = ticket::of_call(Task::typed::<S>(args), &self.engine, read);
         self.submit_task(task)?;
         Ok(ticket)
     }
@@ -443,7 +443,7 @@ impl TaskExecutor {
     ///
     /// # Errors
     ///
-    /// [`Error::WouldDeadlock`] inside a task: the executor is closed and ends without the wait.
+    /// [`Error::WouldDeadlock`] inside a task, a waker or a callback of this executor: the executor is closed and ends without the wait.
     pub fn shutdown(self) -> Result<(), Error> {
         self.end(None)
     }
@@ -460,7 +460,7 @@ impl TaskExecutor {
 
     fn end(&self, timeout: Option<Duration>) -> Result<(), Error> {
         self.engine.close();
-        if wait::is_worker_of(&self.engine) {
+        if wait::is_thread_of(&self.engine) {
             return Err(Error::WouldDeadlock);
         }
         let begun = Instant::now();

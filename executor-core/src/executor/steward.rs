@@ -118,7 +118,7 @@ fn hire(
             let _ = tell.send(Err(Error::InvalidConfig(InvalidConfig::Core(error))));
             return;
         }
-        wait::settle(&shared, number);
+        wait::settle(&shared, Some(number));
         drop(shared); // its lanes hold on to the engine
         let _ = worker.serve(&registry, &[], |ready| {
             let refused = |error: &crate::registry::TableError| Error::Runtime {
@@ -150,6 +150,7 @@ struct Steward {
 
 impl Steward {
     fn run(mut self) {
+        wait::settle(&self.engine, None);
         loop {
             let rests = self.may_rest();
             self.engine.steward_rests.0.store(rests, Release);
