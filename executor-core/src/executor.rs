@@ -217,7 +217,11 @@ impl TaskExecutor {
         drop(pushed);
         match refused {
             None => Ok(accepted),
-            Some(refusal) => Err(BatchError { accepted, rest: tasks.collect(), refusal }),
+            Some(refusal) => {
+                let mut rest = Vec::new();
+                tasks.for_each(|task| rest.push(task)); // one by one: `collect` would believe the hint
+                Err(BatchError { accepted, rest, refusal })
+            }
         }
     }
 
