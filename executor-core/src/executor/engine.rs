@@ -2,7 +2,8 @@
 
 use std::sync::atomic::{
     AtomicBool, AtomicU64, AtomicUsize,
-    Ordering::{AcqRel, Relaxed},
+    Ordering::{AcqRel, Relaxed, SeqCst},
+    fence,
 };
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -298,6 +299,8 @@ impl Engine {
     /// Somebody has begun to work: the steward looks around again.
     #[inline]
     pub(crate) fn stir(&self) {
+        // SeqCst: the worker is out of its bed before this look, as in `Steward::run` the word comes before the look at the beds.
+        fence(SeqCst);
         if self.steward_rests.0.load(Relaxed) && self.steward_rests.0.swap(false, AcqRel) {
             self.tell(|news| news.stirred = true);
         }
