@@ -39,6 +39,8 @@ struct Signals {
     /// A whole futex, because a worker that sleeps sleeps on it.
     called: AtomicU32,
     hurry: AtomicBool,
+    /// Lanes are dropped, not handed back.
+    keeps_lanes: AtomicBool,
 }
 
 /// The other end of a worker's control rings, in the hands of the housekeeping thread.
@@ -83,6 +85,16 @@ impl<L> Control<L> {
     /// The worker does not read its commands now.
     pub fn close(&mut self) -> Result<(), ControlFull<()>> {
         self.tell(Command::Close).map_err(|_| ControlFull(()))
+    }
+
+    /// The same for who wants no lane back: the worker drops them, as many as there are.
+    ///
+    /// # Errors
+    ///
+    /// The worker does not read its commands now.
+    pub fn dismiss(&mut self) -> Result<(), ControlFull<()>> {
+        self.signals.keeps_lanes.store(true, Relaxed); // seen by who reads the command that follows
+        self.close()
     }
 
     /// Tells a worker that drains or closes, now or later, to do so after the task in its hands.
@@ -159,11 +171,18 @@ impl<L> Orders<L> {
     }
 
     pub(crate) fn can_return(&self) -> bool {
-        !self.returned.is_full()
+        self.keeps_lanes() || !self.returned.is_full()
     }
 
-    /// Hands a lane back; [`Orders::can_return`] said yes.
+    fn keeps_lanes(&self) -> bool {
+        self.signals.keeps_lanes.load(Relaxed)
+    }
+
+    /// Hands a lane back, or drops it where nobody wants it; [`Orders::can_return`] said yes.
     pub(crate) fn give_back(&mut self, served: Box<Served<L>>) {
+        if self.keeps_lanes() {
+            return;
+        }
         if self.returned.push(served).is_err() {
             unreachable!("the ring was not full and has one writer");
         }

@@ -11,6 +11,7 @@
 
 use std::any::Any;
 use std::ops::Deref;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::AtomicU64;
 
 use crate::clock::Clock;
@@ -442,6 +443,23 @@ fn fail(fault: Fault, response: &mut Response<'_>) -> (u8, u8, bool) {
         }
     };
     (status.code(), status.detail(), ran)
+}
+
+/// Calls code of somebody else's whose panic is nobody's business; it has said so on stderr. The payload is its author's own
+/// type as well, whose drop may panic again.
+#[cfg(not(loom))]
+pub(crate) fn contain(call: impl FnOnce()) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(call)) {
+        discard(panic);
+    }
+}
+
+/// Drops the payload of a panic, which may panic again.
+#[cold]
+pub(crate) fn discard(panic: Box<dyn Any + Send>) {
+    if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
+        std::mem::forget(again);
+    }
 }
 
 /// The text of a panic, as `panic!` and its relatives leave it.

@@ -188,7 +188,7 @@ impl TaskExecutor {
     ///
     /// # Errors
     ///
-    /// [`BatchError`] with the ids of those that were accepted and with all others.
+    /// [`BatchError`] with the ids of those that were accepted and with all others, so the iterator must have an end.
     pub fn submit_batch(&self, tasks: impl IntoIterator<Item = Task>) -> Result<Vec<TaskId>, BatchError> {
         /// Wakes workers for what was pushed, also when the iterator unwinds.
         struct Pushed<'a>(&'a Engine, u64);
@@ -200,7 +200,7 @@ impl TaskExecutor {
             }
         }
         let mut tasks = tasks.into_iter();
-        let mut accepted = Vec::with_capacity(tasks.size_hint().0);
+        let mut accepted = Vec::with_capacity(tasks.size_hint().0.min(self.engine.terms.depth)); // the hint may be anything
         let mut refused = None;
         let mut pushed = Pushed(&self.engine, 0);
         for task in tasks.by_ref() {
@@ -219,7 +219,11 @@ impl TaskExecutor {
         drop(pushed);
         match refused {
             None => Ok(accepted),
-            Some(refusal) => Err(BatchError { accepted, rest: tasks.collect(), refusal }),
+            Some(refusal) => {
+                let mut rest = Vec::new();
+                tasks.for_each(|task| rest.push(task)); // one by one: `collect` would believe the hint
+                Err(BatchError { accepted, rest, refusal })
+            }
         }
     }
 
@@ -340,7 +344,7 @@ impl TaskExecutor {
         T: Send + 'static,
         E: Send + 'static,
     {
-        let (task, ticket) = ticket::of_closure(name.into(), priority, closure, self.engine.terms.idle);
+        let (task, ticket) = ticket::of_closure(name.into(), priority, closure, &self.engine);
         self.submit_task(task)?;
         Ok(ticket)
     }
@@ -351,7 +355,7 @@ impl TaskExecutor {
     ///
     /// Those of [`submit_task`](Self::submit_task).
     pub fn submit_call(&self, task: Task) -> Result<Ticket<Vec<u8>>, Error> {
-        let (task, ticket) = ticket::of_call(task, self.engine.terms.idle, |bytes| Some(bytes.to_vec()));
+        let (task, ticket) = ticket::of_call(task, &self.engine, |bytes| Some(bytes.to_vec()));
         self.submit_task(task)?;
         Ok(ticket)
     }
@@ -366,7 +370,7 @@ impl TaskExecutor {
         S::Output: Send,
     {
         let read = |bytes: &[u8]| bytemuck::checked::try_pod_read_unaligned(bytes).ok();
-        let (task, ticket) = ticket::of_call(Task::typed::<S>(args), self.engine.terms.idle, read);
+        let (task, ticket) = ticket::of_call(Task::typed::<S>(args), &self.engine, read);
         self.submit_task(task)?;
         Ok(ticket)
     }
@@ -460,7 +464,7 @@ impl TaskExecutor {
     ///
     /// # Errors
     ///
-    /// [`Error::WouldDeadlock`] inside a task: the executor is closed and ends without the wait.
+    /// [`Error::WouldDeadlock`] inside a task, a waker or a callback of this executor: the executor is closed and ends without the wait.
     pub fn shutdown(self) -> Result<(), Error> {
         self.end(None)
     }
@@ -477,7 +481,7 @@ impl TaskExecutor {
 
     fn end(&self, timeout: Option<Duration>) -> Result<(), Error> {
         self.engine.close();
-        if wait::is_worker_of(&self.engine) {
+        if wait::is_thread_of(&self.engine) {
             return Err(Error::WouldDeadlock);
         }
         let begun = Instant::now();

@@ -22,7 +22,7 @@ use std::time::Instant;
 
 use crate::clock::Clock;
 use crate::control::{Command, Orders, control};
-use crate::dispatch::{Desk, Lane, Scratch};
+use crate::dispatch::{Desk, Lane, Scratch, discard};
 use crate::idle::{Idle, IdleStrategy, Rest};
 use crate::meter::{self, MeterLayout, WorkerWord};
 use crate::record::{DescriptorRecord, LENGTH_MAX};
@@ -327,10 +327,7 @@ impl<L: Lane, M: Deref<Target = [AtomicU64]>> Turn<L, M> {
         }
         self.rota.panicked(flight.place);
         self.desk.last_completed_at = 0; // what follows is no part of the next task
-        // The payload is the author's own type; its drop may panic again, which must not end the worker.
-        if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
-            std::mem::forget(again);
-        }
+        discard(panic);
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::sync::atomic::{
     AtomicBool, AtomicU64, AtomicUsize,
-    Ordering::{AcqRel, Relaxed},
+    Ordering::{AcqRel, Relaxed, SeqCst},
+    fence,
 };
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -286,7 +287,7 @@ impl Engine {
         let mut pool = self.pool();
         for control in &mut pool.reins {
             // Its ring holds nothing but lanes that are still to be read, and is never full of them for long.
-            while control.close().is_err() {
+            while control.dismiss().is_err() {
                 std::thread::yield_now();
             }
         }
@@ -326,6 +327,8 @@ impl Engine {
     /// Somebody has begun to work: the steward looks around again.
     #[inline]
     pub(crate) fn stir(&self) {
+        // SeqCst: the worker is out of its bed before this look, as in `Steward::run` the word comes before the look at the beds.
+        fence(SeqCst);
         if self.steward_rests.0.load(Relaxed) && self.steward_rests.0.swap(false, AcqRel) {
             self.tell(|news| news.stirred = true);
         }

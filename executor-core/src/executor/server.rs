@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::account::{Account, Current};
@@ -11,7 +10,7 @@ use super::lane::{Job, Shared};
 use super::sync::rouse;
 use super::target::LatencyKind;
 use super::work::{Body, Closure, Errand, Failure, Reply};
-use crate::dispatch::{Lane, Scratch};
+use crate::dispatch::{Lane, Scratch, contain};
 use crate::preempt::Sentinel;
 use crate::record::{CompletionRecord, DescriptorRecord, INLINE_RESPONSE, LENGTH_MAX};
 use crate::response::Response;
@@ -207,10 +206,8 @@ impl Lane for Server {
             let text = error.as_deref().unwrap_or_default();
             let status = completion.status().unwrap_or(Status::Panicked);
             let answer = if success { Ok(self.answer(completion)) } else { Err(Failure { status, text }) };
-            // A value that nobody waits for is dropped by it, and its drop is the author's code.
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (reply.into_inner())(answer))) {
-                std::mem::forget(panic);
-            }
+            // Who hears of it, and the value where its ticket was dropped, are the author's: either may panic.
+            contain(|| (reply.into_inner())(answer));
         }
         if let Some(word) = self.engine.results.complete(taken.slot, finished.sequence, times, error) {
             rouse(word);

@@ -6,7 +6,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{
     AtomicU32,
-    Ordering::{Acquire, Release},
+    Ordering::{Acquire, Release, SeqCst},
+    fence,
 };
 use std::sync::{PoisonError, mpsc};
 use std::thread::JoinHandle;
@@ -23,6 +24,7 @@ use super::server::Server;
 use super::target::{LatencyTargetReport, TargetState};
 use super::wait;
 use crate::cpu::{allowed_cpus, cpu_list, pin_current_thread};
+use crate::dispatch::contain;
 use crate::meter::MeterLayout;
 use crate::registry::Registry;
 use crate::worker::{Lanes, QUANTUM, Sleep, Woken, Worker, WorkerOptions};
@@ -81,9 +83,9 @@ pub(crate) fn start(builder: ExecutorBuilder) -> Result<Arc<Engine>, Error> {
     let shared = Arc::clone(&engine);
     let on_change = builder.on_change;
     // Who started what is ended by the steward too, whatever failed.
-    let spawned = std::thread::Builder::new()
-        .name("executor-steward".to_owned())
-        .spawn(move || Steward { engine: shared, threads, on_change, seen: HashMap::new(), state: None }.run());
+    let spawned = std::thread::Builder::new().name("executor-steward".to_owned()).spawn(move || {
+        Steward { engine: shared, threads, on_change, seen: HashMap::new(), looked: 0, state: None }.run();
+    });
     if let Err(source) = spawned {
         engine.close();
         engine.dismiss();
@@ -118,7 +120,7 @@ fn hire(engine: &Arc<Engine>, registry: &Registry, number: usize) -> Result<(Rei
             let _ = tell.send(Err(error));
             return;
         }
-        wait::settle(&shared, number);
+        wait::settle(&shared, Some(number));
         drop(shared); // its lanes hold on to the engine
         let _ = worker.serve(&registry, &[], |ready| {
             let refused = |error: &crate::registry::TableError| Error::Runtime {
@@ -145,14 +147,20 @@ struct Steward {
     on_change: Option<OnChange>,
     /// By worker: the task that ran at the last look, since when, and whether it was reported.
     seen: HashMap<usize, (u64, Instant, bool)>,
+    /// Tasks that had finished before the last look.
+    looked: u64,
     state: Option<TargetState>,
 }
 
 impl Steward {
     fn run(mut self) {
+        wait::settle(&self.engine, None);
         loop {
             let rests = self.may_rest();
             self.engine.steward_rests.0.store(rests, Release);
+            // SeqCst: the word comes before the second look at the beds, as in `stir` a worker that has left its bed comes before
+            // its look at the word: either the steward sees that somebody is up or the worker that the steward rests.
+            fence(SeqCst);
             // Somebody may have begun to work just before that was said.
             let timeout = if rests && self.may_rest() { None } else { Some(ROUND) };
             let news = self.engine.wait_for_news(timeout, |news| news.drained || news.stirred);
@@ -171,12 +179,14 @@ impl Steward {
         self.engine.tell(|news| news.ended = true);
     }
 
-    /// Whether nothing can change before somebody wakes a worker.
+    /// Whether nothing can change before somebody wakes a worker, and everything that has was looked at.
     fn may_rest(&self) -> bool {
-        self.engine.beds.asleep() == self.engine.terms.workers && self.engine.depth.waiting() == 0
+        let Engine { beds, depth, terms, .. } = &*self.engine;
+        beds.asleep() == terms.workers && depth.waiting() == 0 && depth.latest() == self.looked
     }
 
     fn look_around(&mut self) {
+        self.looked = self.engine.depth.latest();
         self.engine.pay_debts();
         self.look_for_stuck();
         self.look_at_target();
@@ -240,8 +250,7 @@ impl Steward {
             ),
         }
         if let Some(callback) = &self.on_change {
-            let call = std::panic::AssertUnwindSafe(|| callback(&report));
-            let _ = std::panic::catch_unwind(call); // theirs; it has said so on stderr
+            contain(|| callback(&report));
         }
     }
 }

@@ -13,10 +13,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use super::engine::Engine;
 use super::sync::rouse;
-use super::wait::{deadline, nap_until};
+use super::wait::{deadline, leave_to_others, nap_until};
 use super::work::Task;
-use crate::dispatch::panic_text;
+use crate::dispatch::{contain, panic_text};
 use crate::idle::{Idle, IdleStrategy, Rest};
 use crate::status::Status;
 use crate::task::{Priority, TaskError, TaskId};
@@ -43,6 +44,9 @@ pub enum TicketError<E = TaskError> {
         /// How long was waited.
         waited: Duration,
     },
+    /// The caller is a task of the executor whose value it waits for, and no worker would be left to run that.
+    #[error("waiting here would leave no worker of this executor to go on")]
+    WouldDeadlock,
     /// The value was handed out before.
     #[error("the value was taken already")]
     Taken,
@@ -67,6 +71,8 @@ pub struct Ticket<T, E = TaskError> {
     id: TaskId,
     slip: Arc<Slip<T, E>>,
     idle: IdleStrategy,
+    /// The number of the executor whose task it is.
+    executor: u64,
 }
 
 impl<T, E> Slip<T, E> {
@@ -90,7 +96,7 @@ impl<T, E> Slip<T, E> {
         };
         rouse(&self.finished);
         if let Some(waker) = waker {
-            let _ = catch_unwind(AssertUnwindSafe(|| waker.wake())); // theirs; the worker lives
+            contain(|| waker.wake()); // before the value is dropped, which must not happen while a panic unwinds
         }
     }
 }
@@ -100,7 +106,7 @@ pub(crate) fn of_closure<T, E, F>(
     name: Cow<'static, str>,
     priority: Priority,
     closure: F,
-    idle: IdleStrategy,
+    engine: &Engine,
 ) -> (Task, Ticket<T, E>)
 where
     F: FnOnce() -> Result<T, E> + Send + 'static,
@@ -124,13 +130,13 @@ where
         }
     });
     let id = task.id();
-    (task.answering(move |_| outer.finish()), Ticket { id, slip, idle })
+    (task.answering(move |_| outer.finish()), Ticket { id, slip, idle: engine.terms.idle, executor: engine.number })
 }
 
 /// A task that calls a handler, with the ticket for what `read` makes of its response.
 pub(crate) fn of_call<T: Send + 'static>(
     task: Task,
-    idle: IdleStrategy,
+    engine: &Engine,
     read: impl Fn(&[u8]) -> Option<T> + Send + 'static,
 ) -> (Task, Ticket<T>) {
     let slip = Slip::new();
@@ -147,7 +153,7 @@ pub(crate) fn of_call<T: Send + 'static>(
         });
         outer.finish();
     });
-    (task, Ticket { id, slip, idle })
+    (task, Ticket { id, slip, idle: engine.terms.idle, executor: engine.number })
 }
 
 impl<T, E> Ticket<T, E> {
@@ -165,13 +171,13 @@ impl<T, E> Ticket<T, E> {
     ///
     /// # Errors
     ///
-    /// Every variant of [`TicketError`] but `Taken`. After `Timeout` the value is lost; see
+    /// Every variant of [`TicketError`] but `Taken`. After `Timeout` and `WouldDeadlock` the value is lost; see
     /// [`wait_timeout`](Self::wait_timeout).
     pub fn wait(mut self, timeout: Duration) -> Result<T, TicketError<E>> {
         self.wait_timeout(timeout)
     }
 
-    /// The same, and after [`TicketError::Timeout`] again.
+    /// The same, and after [`TicketError::Timeout`] and [`TicketError::WouldDeadlock`] again.
     ///
     /// # Errors
     ///
@@ -179,6 +185,11 @@ impl<T, E> Ticket<T, E> {
     pub fn wait_timeout(&mut self, timeout: Duration) -> Result<T, TicketError<E>> {
         let mut idle = Idle::new(self.idle);
         let (mut end, mut misses) = (None, 0u32);
+        let _guest = match leave_to_others(self.executor) {
+            Ok(guest) => guest,
+            Err(_) if self.is_finished() => None,
+            Err(_) => return Err(TicketError::WouldDeadlock),
+        };
         while !self.is_finished() {
             misses = misses.wrapping_add(1);
             let rest = idle.miss();

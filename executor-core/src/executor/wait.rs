@@ -1,8 +1,8 @@
 //! Waiting for a result, outside and inside of tasks.
 
-use std::cell::Cell;
-use std::sync::Arc;
+use std::cell::RefCell;
 use std::sync::atomic::Ordering::AcqRel;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::engine::Engine;
@@ -15,30 +15,47 @@ use crate::task::TaskId;
 /// Misses between two looks at the time.
 const MISSES: u32 = 64;
 
+/// What a thread is to the executor it belongs to.
+struct Home {
+    number: u64,
+    engine: Weak<Engine>,
+    /// `None` for the steward, which runs no tasks.
+    worker: Option<usize>,
+}
+
 thread_local! {
-    /// The executor whose worker this thread is, and which one.
-    static HOME: Cell<Option<(u64, usize)>> = const { Cell::new(None) };
+    /// The executor that this thread belongs to, if it belongs to one.
+    static HOME: RefCell<Option<Home>> = const { RefCell::new(None) };
 }
 
-/// Says that the calling thread is a worker.
-pub(crate) fn settle(engine: &Engine, worker: usize) {
-    HOME.set(Some((engine.number, worker)));
+/// Says that the calling thread is a worker, or the steward.
+pub(crate) fn settle(engine: &Arc<Engine>, worker: Option<usize>) {
+    HOME.set(Some(Home { number: engine.number, engine: Arc::downgrade(engine), worker }));
 }
 
-fn home(engine: &Engine) -> Option<usize> {
-    let (number, worker) = HOME.try_with(Cell::get).ok()??;
-    (number == engine.number).then_some(worker)
+fn at_home<R>(number: u64, look: impl FnOnce(&Home) -> Option<R>) -> Option<R> {
+    HOME.try_with(|home| home.borrow().as_ref().filter(|home| home.number == number).and_then(look)).ok()?
 }
 
-/// Whether the calling thread is a worker of this executor.
-pub(crate) fn is_worker_of(engine: &Engine) -> bool {
-    home(engine).is_some()
+/// Whether the calling thread is one that ends with this executor.
+pub(crate) fn is_thread_of(engine: &Engine) -> bool {
+    at_home(engine.number, |_| Some(())).is_some()
+}
+
+/// Before a wait for what only the other workers of executor `number` can do. Ends with what it returns.
+pub(crate) fn leave_to_others(number: u64) -> Result<Option<Guest>, Error> {
+    let Some((engine, _)) = at_home(number, |home| Some((home.engine.upgrade()?, home.worker?))) else {
+        return Ok(None);
+    };
+    let waiting = engine.waiting.fetch_add(1, AcqRel) + 1;
+    let (workers, guest) = (engine.terms.workers, Guest(engine));
+    if waiting >= workers { Err(Error::WouldDeadlock) } else { Ok(Some(guest)) }
 }
 
 /// A worker in whose task somebody waits.
-struct Guest<'a>(&'a Engine);
+pub(crate) struct Guest(Arc<Engine>);
 
-impl Drop for Guest<'_> {
+impl Drop for Guest {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, AcqRel);
     }
@@ -66,15 +83,12 @@ impl Engine {
     /// Waits for the task in a pinned slot, and gives up the pin.
     #[inline]
     pub(crate) fn wait_in(&self, place: Place, task_id: TaskId, timeout: Duration) -> Result<Found, Error> {
-        let _guest = match home(self) {
-            None => None,
-            Some(worker) => match self.enter(worker, place, task_id) {
-                Ok(guest) => Some(guest),
-                Err(error) => {
-                    self.results.unpin(place);
-                    return Err(error);
-                }
-            },
+        let _guest = match self.enter(place, task_id) {
+            Ok(guest) => guest,
+            Err(error) => {
+                self.results.unpin(place);
+                return Err(error);
+            }
         };
         let (mut idle, mut misses) = (Idle::new(self.terms.idle), 0u32);
         let mut end = None; // read the clock only once there is something to wait for
@@ -99,18 +113,17 @@ impl Engine {
         Ok(self.results.read(place))
     }
 
-    /// A worker begins to wait inside its task.
-    #[cold]
-    fn enter(&self, worker: usize, place: Place, task_id: TaskId) -> Result<Guest<'_>, Error> {
+    /// Before a wait for a task, which only matters inside of one.
+    #[inline]
+    fn enter(&self, place: Place, task_id: TaskId) -> Result<Option<Guest>, Error> {
+        let Some(worker) = at_home(self.number, |home| home.worker) else { return Ok(None) };
         let own = self.accounts.get(worker).and_then(super::account::Account::current);
         if own.is_some_and(|(_, current)| current.id == task_id) {
             return Err(Error::WouldDeadlock);
         }
-        let waiting = self.waiting.fetch_add(1, AcqRel) + 1;
-        let guest = Guest(self);
-        if waiting >= self.terms.workers && !self.results.has_ended(place) {
-            return Err(Error::WouldDeadlock);
+        match leave_to_others(self.number) {
+            Err(_) if self.results.has_ended(place) => Ok(None),
+            guest => guest,
         }
-        Ok(guest)
     }
 }
