@@ -14,6 +14,9 @@ use executor_core::cpu::pin_current_thread;
 use executord::floor::{Pinned, Spell, TripTimes, WARM_UP, sample_trips, time_after_gaps, time_trips};
 use nix::sys::resource::{UsageWho, getrusage};
 
+/// Trips of each sleeper before any is told.
+const LESSONS: u64 = 64;
+
 /// Somebody with one worker thread.
 pub(crate) trait Runner {
     /// Has the worker run a closure and returns once it has.
@@ -68,7 +71,9 @@ impl Trips {
     }
 
     /// Of trips with gaps between them. There is no elapsed time to compare with: it would be that of the gaps.
-    fn sparse(mut times: Vec<u64>) -> Self {
+    fn sparse(mut times: Vec<u64>, worker_sleeps: u64, submitter_sleeps: u64) -> Self {
+        let by_trips = |sleeps: u64| sleeps as f64 / times.len() as f64;
+        let (worker_sleeps, submitter_sleeps) = (by_trips(worker_sleeps), by_trips(submitter_sleeps));
         times.sort_unstable();
         Self {
             p50: quantile(&times, 0.5),
@@ -77,8 +82,8 @@ impl Trips {
             mean: f64::NAN,
             unsampled: f64::NAN,
             agrees: None,
-            worker_sleeps: 0.0,
-            submitter_sleeps: 0.0,
+            worker_sleeps,
+            submitter_sleeps,
         }
     }
 }
@@ -89,45 +94,81 @@ pub(crate) fn quantile(sorted: &[u64], q: f64) -> f64 {
     sorted.get(place.min(sorted.len().saturating_sub(1))).map_or(f64::NAN, |&value| value as f64)
 }
 
-/// How one trip follows another.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Pace {
-    /// At once.
-    Dense {
-        /// Trips without a clock read, and as many samples.
-        trips: u64,
-    },
-    /// After a time in which whoever sleeps falls asleep; the submitter is busy meanwhile.
-    Sparse {
-        /// Samples.
-        trips: u64,
-        /// That time.
-        gap: Duration,
-    },
-}
-
-/// Makes the trips of one round: the submitter on the first CPU, the worker, which is pinned here, on the second.
-pub(crate) fn trips(runner: &mut impl Runner, cpus: (u32, u32), pace: Pace) -> Result<Trips, Box<dyn Error>> {
+/// Trips that follow each other at once: `trips` without a clock read, and as many samples. The submitter is on the first
+/// CPU, the worker on the second.
+pub(crate) fn dense(runner: &mut impl Runner, cpus: (u32, u32), trips: u64) -> Result<Trips, Box<dyn Error>> {
     pin_worker(runner, cpus.1)?;
     let _pinned = Pinned::to(cpus.0)?;
-    let (shown, made, before) = match pace {
-        Pace::Dense { trips } => {
-            time_trips(WARM_UP.min(trips), |_| runner.run(|| ()))?;
-            let before = sleeps(runner)?;
-            let mean = time_trips(trips, |_| runner.run(|| ()))?;
-            let times = sample_trips(trips, |_| runner.run(|| ()))?;
-            (Trips::dense(mean, &times), 2 * trips, before)
+    time_trips(WARM_UP.min(trips), |_| runner.run(|| ()))?;
+    let before = (worker_sleeps(runner)?, own_sleeps());
+    let mean = time_trips(trips, |_| runner.run(|| ()))?;
+    let times = sample_trips(trips, |_| runner.run(|| ()))?;
+    let after = (worker_sleeps(runner)?, own_sleeps());
+    let by_trips = |before: u64, after: u64| after.saturating_sub(before) as f64 / (2 * trips) as f64;
+    Ok(Trips {
+        worker_sleeps: by_trips(before.0, after.0),
+        submitter_sleeps: by_trips(before.1, after.1),
+        ..Trips::dense(mean, &times)
+    })
+}
+
+/// A runner whose worker sleeps between trips, so that several may be measured in turn.
+pub(crate) trait Sleeper {
+    /// Makes the worker ready on its CPU.
+    fn settle(&mut self, cpu: u32) -> Result<(), Box<dyn Error>>;
+    /// There and back.
+    fn trip(&mut self) -> Result<(), Box<dyn Error>>;
+    /// How often the worker has gone to sleep so far.
+    fn sleeps(&mut self) -> Result<u64, Box<dyn Error>>;
+}
+
+impl<R: Runner> Sleeper for R {
+    fn settle(&mut self, cpu: u32) -> Result<(), Box<dyn Error>> {
+        pin_worker(self, cpu)
+    }
+
+    fn trip(&mut self) -> Result<(), Box<dyn Error>> {
+        self.run(|| ())
+    }
+
+    fn sleeps(&mut self) -> Result<u64, Box<dyn Error>> {
+        worker_sleeps(self)
+    }
+}
+
+/// Trips of which each comes after a gap, `trips` of each sleeper, one of each in turn, so that all meet the same machine. The
+/// submitter is busy in the gap; a worker has all the gaps until its next turn to fall asleep.
+pub(crate) fn sparse(
+    sleepers: &mut [&mut dyn Sleeper],
+    cpus: (u32, u32),
+    trips: u64,
+    gap: Duration,
+) -> Result<Vec<Trips>, Box<dyn Error>> {
+    for sleeper in &mut *sleepers {
+        sleeper.settle(cpus.1)?;
+    }
+    let _pinned = Pinned::to(cpus.0)?;
+    let mut before = Vec::new();
+    for sleeper in &mut *sleepers {
+        time_trips(LESSONS, |_| sleeper.trip())?;
+        before.push(sleeper.sleeps()?);
+    }
+    let mut times = vec![Vec::with_capacity(trips as usize); sleepers.len()];
+    let mut submitter = vec![0; sleepers.len()];
+    for number in 0..trips as usize {
+        for turn in 0..sleepers.len() {
+            let at = if number.is_multiple_of(2) { turn } else { sleepers.len() - 1 - turn };
+            let slept = own_sleeps();
+            let spell = Spell { gap, warm_up: 0, trips: 1 };
+            times[at].extend(time_after_gaps(&spell, |_| sleepers[at].trip())?);
+            submitter[at] += own_sleeps() - slept;
         }
-        Pace::Sparse { trips, gap } => {
-            time_after_gaps(&Spell { gap, warm_up: 0, trips: 64 }, |_| runner.run(|| ()))?;
-            let before = sleeps(runner)?;
-            let times = time_after_gaps(&Spell { gap, warm_up: 0, trips }, |_| runner.run(|| ()))?;
-            (Trips::sparse(times), trips, before)
-        }
-    };
-    let after = sleeps(runner)?;
-    let by_trips = |before: u64, after: u64| after.saturating_sub(before) as f64 / made as f64;
-    Ok(Trips { worker_sleeps: by_trips(before.0, after.0), submitter_sleeps: by_trips(before.1, after.1), ..shown })
+    }
+    let mut shown = Vec::new();
+    for (at, (sleeper, times)) in sleepers.iter_mut().zip(times).enumerate() {
+        shown.push(Trips::sparse(times, sleeper.sleeps()?.saturating_sub(before[at]), submitter[at]));
+    }
+    Ok(shown)
 }
 
 /// Keeps the worker on one CPU. It does so itself: it is the only thread of its runner, so this closure meets it.
@@ -138,11 +179,11 @@ fn pin_worker(runner: &mut impl Runner, cpu: u32) -> Result<(), Box<dyn Error>> 
     if PINNED.load(Acquire) { Ok(()) } else { Err(format!("the worker cannot be kept on CPU {cpu}").into()) }
 }
 
-/// How often the worker and the calling thread have gone to sleep so far.
-fn sleeps(runner: &mut impl Runner) -> Result<(u64, u64), Box<dyn Error>> {
-    static WORKER: AtomicU64 = AtomicU64::new(0);
-    runner.run(|| WORKER.store(own_sleeps(), Release))?;
-    Ok((WORKER.load(Acquire), own_sleeps()))
+/// How often the worker has gone to sleep so far.
+fn worker_sleeps(runner: &mut impl Runner) -> Result<u64, Box<dyn Error>> {
+    static SLEEPS: AtomicU64 = AtomicU64::new(0);
+    runner.run(|| SLEEPS.store(own_sleeps(), Release))?;
+    Ok(SLEEPS.load(Acquire))
 }
 
 fn own_sleeps() -> u64 {

@@ -4,9 +4,9 @@
 //! Method: every round measures everything, in an order that turns round, the submitter pinned to one CPU and the worker to
 //! another; a ratio is taken round by round, and the median of the rounds counts. Trips that follow each other have a mean,
 //! elapsed time by trips without a clock in the loop, and percentiles of a second pass in which each is timed by fenced
-//! clock reads; whether those samples add up to their elapsed time is told. Trips after a gap are timed one by one, so there
-//! is no such sum. The open loop goes by the clock and counts from the moment at which a closure was due. A missed goal is
-//! told, never an error.
+//! clock reads; whether those samples add up to their elapsed time is told. Trips after a gap are timed one by one, a trip
+//! of each side in turn, so there is no such sum. The open loop goes by the clock and counts from the moment at which a
+//! closure was due. A missed goal is told, never an error.
 //!
 //! What is compared with what: our spinning worker with two spinning threads over bare rings, and with tokio and rayon as
 //! they come, back to back; our sleeping worker with the same two after gaps in which every worker falls asleep.
@@ -83,7 +83,7 @@ Keys of --json, times in nanoseconds:
   ours_sleep_ns        the same with a worker that sleeps, after a gap
   crossbeam_ns         a thread with two channels, boxed closures, both sides spinning on try_recv
   tokio_ns, rayon_ns   spawn and block_on of its handle; install; as they come, one worker thread, back to back
-  *_parked_ns          the same after a gap, crossbeam with a blocking receive
+  *_parked_ns          the same after a gap, crossbeam with a blocking receive; a trip of each in turn
   ratio_rtrb           ours_ns by floor_ns, p50
   times_tokio, times_rayon                  tokio_ns, rayon_ns by ours_ns, p50
   times_tokio_parked, times_rayon_parked    tokio_parked_ns, rayon_parked_ns by ours_sleep_ns, p50

@@ -7,7 +7,7 @@ use std::time::Duration;
 use executor_core::idle::IdleStrategy;
 use serde_json::{Map, Value, json};
 
-use crate::closures::{Capturing, Pace, Trips, trips};
+use crate::closures::{Capturing, Sleeper, Trips, dense, sparse};
 use crate::embedded::{self, Embedded};
 use crate::open_loop::{Lateness, Notes, PER_SECOND, hiccups};
 use crate::rates::SUBMITTERS;
@@ -72,33 +72,42 @@ const HICCUP_GOAL: f64 = 5000.0;
 /// Fewest closures a second through one worker.
 const RATE_GOAL: f64 = 5e6;
 
-/// The trips of one round; `None` of a rival that was not built in.
-fn measure(subject: Subject, course: &Course) -> Result<Option<Trips>, Box<dyn Error>> {
-    let dense = |trips| Pace::Dense { trips };
-    let sparse = Pace::Sparse { trips: course.parked_trips, gap: course.gap };
-    let ours = |idle| Embedded::start(course.cpus.1, idle);
+/// Back-to-back trips of one round; `None` of a rival that was not built in, and of who is measured asleep.
+fn dense_trips(subject: Subject, course: &Course) -> Result<Option<Trips>, Box<dyn Error>> {
+    let spinning = || Embedded::start(course.cpus.1, IdleStrategy::Spin);
     let (cpus, round_trips) = (course.cpus, course.round_trips);
     let shown = match subject {
         Rings => rings::trips(cpus, round_trips),
-        Spinning => trips(&mut ours(IdleStrategy::Spin)?, cpus, dense(round_trips)),
-        Loaded => trips(&mut Capturing(ours(IdleStrategy::Spin)?), cpus, dense(round_trips)),
-        Sleeping => trips(&mut ours(IdleStrategy::Sleep)?, cpus, sparse),
+        Spinning => dense(&mut spinning()?, cpus, round_trips),
+        Loaded => dense(&mut Capturing(spinning()?), cpus, round_trips),
         #[cfg(feature = "rivals")]
-        Crossbeam => trips(&mut rivals::Crossbeam::start(true), cpus, dense(round_trips)),
+        Crossbeam => dense(&mut rivals::Crossbeam::start(true), cpus, round_trips),
         #[cfg(feature = "rivals")]
-        CrossbeamParked => trips(&mut rivals::Crossbeam::start(false), cpus, sparse),
+        Tokio => dense(&mut rivals::Tokio::start()?, cpus, course.rival_trips),
         #[cfg(feature = "rivals")]
-        Tokio => trips(&mut rivals::Tokio::start()?, cpus, dense(course.rival_trips)),
-        #[cfg(feature = "rivals")]
-        TokioParked => trips(&mut rivals::Tokio::start()?, cpus, sparse),
-        #[cfg(feature = "rivals")]
-        Rayon => trips(&mut rivals::Rayon::start()?, cpus, dense(course.rival_trips)),
-        #[cfg(feature = "rivals")]
-        RayonParked => trips(&mut rivals::Rayon::start()?, cpus, sparse),
-        #[cfg(not(feature = "rivals"))]
+        Rayon => dense(&mut rivals::Rayon::start()?, cpus, course.rival_trips),
         _ => return Ok(None),
     };
     shown.map(Some)
+}
+
+/// Trips of one round of everybody who sleeps between them.
+fn sparse_trips(course: &Course) -> Result<Vec<(Subject, Trips)>, Box<dyn Error>> {
+    let mut ours = Embedded::start(course.cpus.1, IdleStrategy::Sleep)?;
+    #[cfg(feature = "rivals")]
+    let mut rivals = (rivals::Crossbeam::start(false), rivals::Tokio::start()?, rivals::Rayon::start()?);
+    let mut sleepers: Vec<(Subject, &mut dyn Sleeper)> = vec![
+        #[cfg(feature = "rivals")]
+        (CrossbeamParked, &mut rivals.0),
+        #[cfg(feature = "rivals")]
+        (TokioParked, &mut rivals.1),
+        (Sleeping, &mut ours),
+        #[cfg(feature = "rivals")]
+        (RayonParked, &mut rivals.2),
+    ];
+    let (subjects, mut sleepers): (Vec<Subject>, Vec<&mut dyn Sleeper>) = sleepers.drain(..).unzip();
+    let shown = sparse(&mut sleepers, course.cpus, course.parked_trips, course.gap)?;
+    Ok(subjects.into_iter().zip(shown).collect())
 }
 
 /// Closures a second of crossbeam-channel; `None` if it was not built in.
@@ -187,7 +196,11 @@ impl Standings {
         let in_turn =
             |count: usize| (0..count).map(move |at| if round.is_multiple_of(2) { at } else { count - 1 - at });
         for at in in_turn(SUBJECTS.len()) {
-            self.trips[at].extend(measure(SUBJECTS[at].0, course)?);
+            self.trips[at].extend(dense_trips(SUBJECTS[at].0, course)?);
+        }
+        for (subject, trips) in sparse_trips(course)? {
+            let at = SUBJECTS.iter().position(|(one, ..)| *one == subject);
+            self.trips[at.ok_or("a subject without a name")?].push(trips);
         }
         for at in in_turn(1 + SUBMITTERS.len()) {
             let Some(at) = at.checked_sub(1) else {
