@@ -15,7 +15,7 @@ use crate::response::Response;
 use crate::status::{Poison, Status};
 use crate::task::TaskId;
 
-/// Longest text of a panic and of a registered handler's failure that is kept, in bytes, where responses are not longer.
+/// Longest text of a closure's panic that is kept, in bytes; that of a registered handler is a response.
 pub(crate) const TEXT_BYTES: usize = 1024;
 
 /// A worker's end of a lane.
@@ -38,6 +38,8 @@ struct Taken {
     payload: Vec<u8>,
     reply: Option<Reply>,
     error: Option<Box<str>>,
+    /// It calls a registered handler.
+    is_call: bool,
 }
 
 impl Taken {
@@ -58,6 +60,7 @@ impl Taken {
                     self.payload = payload;
                 }
                 self.reply = reply;
+                self.is_call = true;
                 record
             }
         }
@@ -103,7 +106,8 @@ impl Lane for Server {
     #[inline(always)]
     fn take(&mut self, into: &mut DescriptorRecord) -> u16 {
         let Some(Job { body, name, id, submitted_at, slot }) = self.shared.pop() else { return 0 };
-        let mut taken = Taken { id, slot, name, closure: None, payload: Vec::new(), reply: None, error: None };
+        let mut taken =
+            Taken { id, slot, name, closure: None, payload: Vec::new(), reply: None, error: None, is_call: false };
         *into = match body {
             Body::Closure(closure) => {
                 taken.closure = Some(closure);
@@ -143,7 +147,11 @@ impl Lane for Server {
         if self.buffer.is_empty() {
             self.buffer = vec![0; self.engine.terms.response_bytes.clamp(TEXT_BYTES, LENGTH_MAX)].into();
         }
-        Response::new(&mut self.buffer)
+        // A text of the closure's own kind of failure fits whatever handlers may answer.
+        let is_call = self.taken.as_ref().is_some_and(|taken| taken.is_call);
+        let limit = if is_call { self.engine.terms.response_bytes } else { TEXT_BYTES };
+        let end = limit.min(self.buffer.len());
+        Response::new(self.buffer.get_mut(..end).unwrap_or_default())
     }
 
     #[inline(always)]
