@@ -193,6 +193,7 @@ impl Lane for Server {
                 account.recent.count(times[1], times[1].saturating_sub(since));
             }
         }
+        let away = taken.reply.is_some().then(|| self.engine.beds.leave());
         let finished = self.engine.depth.finish();
         if let Some(reply) = taken.reply.take() {
             // Once it counts as finished, so that who hears of it and submits the next task is not refused for it.
@@ -202,6 +203,7 @@ impl Lane for Server {
             // Who hears of it, and the value where its ticket was dropped, are the author's: either may panic.
             contain(|| reply(answer));
         }
+        drop(away);
         if let Some(word) = self.engine.results.complete(taken.slot, finished.sequence, times, error) {
             rouse(word);
         }
