@@ -9,8 +9,8 @@
 //! - A task of priority `Critical` waits for at most the task that each worker is running.
 //! - A task of a lower priority is passed over by at most [`PASS_OVER_LIMIT`](crate::worker::PASS_OVER_LIMIT) tasks of higher
 //!   priorities on each worker before one of its priority begins.
-//! - Tasks of one thread and one priority begin in the order they were submitted; with several workers they may end in
-//!   another. Threads of one priority take turns.
+//! - Tasks of one thread and one priority are taken up in the order they were submitted: with one worker they run in it, with
+//!   several one may overtake another on its way. Threads of one priority take turns.
 //! - At most `max_queue_depth` tasks are accepted and not finished, and fewer are never refused.
 //! - A result is kept until it is read, or until `max_queue_depth` newer ones came; who waits already gets it all the same.
 
