@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Barrier, Mutex, OnceLock};
 use std::task::{Context, Poll, Wake, Waker};
@@ -473,7 +473,7 @@ fn many_executors_at_once_keep_their_tasks_and_results_apart() {
         let submit = |(index, executor): (usize, &Arc<TaskExecutor>)| {
             let counts = Arc::clone(&counts);
             let task = Task::new("count", Priority::ALL[round % 4], move || {
-                counts[index].fetch_add(1, SeqCst);
+                counts[index].fetch_add(1, AcqRel);
                 Ok(())
             });
             executor.submit_task(task).unwrap()
@@ -486,7 +486,7 @@ fn many_executors_at_once_keep_their_tasks_and_results_apart() {
             assert!(executor.wait_for_completion(ids[index], PATIENCE).unwrap().success);
         }
     }
-    assert!(counts.iter().all(|count| count.load(SeqCst) == 20));
+    assert!(counts.iter().all(|count| count.load(Acquire) == 20));
     for executor in executors {
         lives_and_ends(&executor, 20);
     }
@@ -585,7 +585,7 @@ fn a_task_that_submits_when_it_is_dropped_unrun_hurts_nobody() {
     struct Chain(Arc<TaskExecutor>, Arc<AtomicU64>);
     impl Drop for Chain {
         fn drop(&mut self) {
-            self.1.fetch_add(1, SeqCst);
+            self.1.fetch_add(1, AcqRel);
             let _ = self.0.submit_task(nothing());
         }
     }
@@ -601,7 +601,7 @@ fn a_task_that_submits_when_it_is_dropped_unrun_hurts_nobody() {
         let error = executor.submit_task(task).unwrap_err();
         assert!(matches!(error, Error::QueueFull { .. }));
     }
-    assert_eq!(dropped.load(SeqCst), 10);
+    assert_eq!(dropped.load(Acquire), 10);
     drop(open);
     until("it ends", || executor.queue_depth() == 0);
     lives_and_ends(&executor, 1);

@@ -6,9 +6,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{
     AtomicU32, AtomicU64,
-    Ordering::{Acquire, Release, SeqCst},
-    fence,
+    Ordering::{Acquire, Release},
 };
+use std::sync::atomic::{Ordering::SeqCst, fence};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -77,7 +77,7 @@ pub(crate) fn start(builder: ExecutorBuilder) -> Result<Arc<Engine>, Error> {
     let on_change = builder.on_change;
     // Who started what is ended by the steward too, whatever failed.
     let spawned = std::thread::Builder::new().name("executor-steward".to_owned()).spawn(move || {
-        Steward { engine: shared, threads, on_change, seen: HashMap::new(), looked: 0, state: None }.run()
+        Steward { engine: shared, threads, on_change, seen: HashMap::new(), looked: 0, state: None }.run();
     });
     if let Err(source) = spawned {
         engine.close();
