@@ -277,7 +277,10 @@ fn a_shutdown_inside_of_a_task_is_refused_and_ends_the_executor_all_the_same() {
         let _ = opened.recv();
         let executor = taken.lock().unwrap().take().unwrap();
         // Accepted before, so it runs.
-        executor.submit_task(Task::new("behind", Priority::Normal, move || Ok(drop(alive))))?;
+        executor.submit_task(Task::new("behind", Priority::Normal, move || {
+            drop(alive);
+            Ok(())
+        }))?;
         tell.send(executor.shutdown())?;
         Ok(())
     });
