@@ -166,4 +166,28 @@ mod tests {
             drop(away);
         }
     }
+
+    #[test]
+    fn a_burst_wakes_as_many_workers_as_it_has_tasks_and_not_one_more() {
+        const WORKERS: usize = 70; // more than a word holds
+        for tasks in [1, 2, 63, 64, 65, WORKERS as u64, 200] {
+            for at_once in [true, false] {
+                let (beds, depth) = (Beds::new(WORKERS), Depth::new(1000));
+                for (word, bits) in beds.asleep.0.iter().zip([u64::MAX, 0b11_1111]) {
+                    word.store(bits, Release);
+                }
+                assert_eq!(beds.asleep(), WORKERS);
+                if at_once {
+                    assert_eq!(depth.admit(tasks), Ok(tasks));
+                    beds.pushed(tasks, &depth);
+                } else {
+                    for _ in 0..tasks {
+                        assert_eq!(depth.admit(1), Ok(1));
+                        beds.pushed(1, &depth);
+                    }
+                }
+                assert_eq!(beds.asleep() as u64, (WORKERS as u64).saturating_sub(tasks), "{tasks} tasks");
+            }
+        }
+    }
 }
