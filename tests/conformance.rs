@@ -1,6 +1,9 @@
 //! One list of promises, kept on every stage: by a sidecar that is another process, and by one in the process of its
 //! clients.
 //!
+//! What a call of a registered handler comes to is promised by the executor inside one process as well, which has no
+//! clients: a shorter list, kept by all who call.
+//!
 //! A further stage is a type with [`Stage`](stage::Stage) and one more line at the end.
 
 #![deny(unsafe_code)]
@@ -77,3 +80,32 @@ keeps_every_promise! { between_processes_in_files, crate::stage::BetweenProcesse
 keeps_every_promise! { in_one_process_in_files, crate::stage::InOneProcess:
     a_descriptor_that_no_client_of_ours_sends_is_malformed,
 }
+
+/// The same for calls, by whoever makes them.
+macro_rules! keeps_every_promise_of_a_call {
+    ($module:ident, $caller:ty) => {
+        keeps_every_promise_of_a_call! { $module, $caller:
+            calls_of_one_thread_run_in_the_order_of_their_submits,
+            every_call_ends_once_whatever_becomes_of_it,
+            a_claim_that_is_dropped_leaves_a_call_that_runs,
+            a_call_of_what_is_not_there_or_takes_another_payload_is_malformed_and_does_not_run,
+            a_payload_of_any_length_comes_back_whole,
+            a_response_up_to_the_limit_fits_and_a_longer_one_says_what_it_wanted,
+            a_typed_call_answers_with_the_output_of_its_handler,
+        }
+    };
+    ($module:ident, $caller:ty: $($promise:ident,)+) => {
+        mod $module {
+            $(
+                #[test]
+                fn $promise() {
+                    crate::promises::$promise::<$caller>(crate::stage::Caller::start());
+                }
+            )+
+        }
+    };
+}
+
+keeps_every_promise_of_a_call!(calls_between_processes, crate::stage::OverLane<crate::stage::BetweenProcesses>);
+keeps_every_promise_of_a_call!(calls_in_one_process, crate::stage::OverLane<crate::stage::InOneProcess>);
+keeps_every_promise_of_a_call!(calls_embedded, crate::stage::Embedded);

@@ -4,6 +4,7 @@
 //!
 //! [`Stage`]: crate::stage::Stage
 
+mod call;
 mod contract;
 mod order;
 mod outcome;
@@ -12,6 +13,7 @@ mod room;
 mod ticket;
 mod time;
 
+pub(crate) use call::*;
 pub(crate) use contract::*;
 pub(crate) use order::*;
 pub(crate) use outcome::*;

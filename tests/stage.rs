@@ -3,8 +3,9 @@
 
 use std::sync::mpsc::{Receiver, channel};
 
-use executor_client::{Client, ConnectOptions};
+use executor_client::{Client, ConnectOptions, Status, TaskDescriptor, TaskSpec};
 use executor_shm::core::idle::IdleStrategy;
+use executor_shm::core::{ExecutorConfig, Task, TaskExecutor, TicketError};
 use executor_shm::{Ending, Sidecar, SidecarHandle};
 use executor_tests::FAIL_SAFE;
 use executor_tests::handlers::{self, Others};
@@ -142,5 +143,127 @@ impl Stage for InOneProcess {
         assert_eq!(report.ending, Ending::Removed);
         assert_eq!(self.instance.files(), [""; 0]);
         (report.stats.tasks, self.lines.try_iter().collect())
+    }
+}
+
+/// One who calls registered handlers: a client over its lane, or a thread of a program that embeds the executor.
+pub(crate) trait Caller: Sized {
+    /// A claim on what becomes of a call.
+    type Claim;
+
+    /// Somewhere to call, with nobody else who calls.
+    fn start() -> Self;
+
+    /// Submits a call, for which there is room.
+    fn submit(&mut self, handler: u32, payload: &[u8]) -> Self::Claim;
+
+    /// The task's number.
+    fn id(claim: &Self::Claim) -> u64;
+
+    /// How it ended, with its response or the text of its failure.
+    fn end(&mut self, claim: Self::Claim) -> (Status, Vec<u8>);
+
+    /// A typed call.
+    fn call<T: TaskSpec<Output: Send>>(&mut self, args: &T::Args) -> T::Output;
+
+    /// What a handler tells next.
+    fn line(&mut self) -> String;
+
+    /// Ends everything; how many tasks ran and what handlers told that nobody has read.
+    fn finish(self) -> (u64, Vec<String>);
+}
+
+/// A client on a stage.
+pub(crate) struct OverLane<S> {
+    client: Client,
+    stage: S,
+}
+
+impl<S: Stage> Caller for OverLane<S> {
+    type Claim = executor_client::Ticket;
+
+    fn start() -> Self {
+        let stage = S::start();
+        Self { client: stage.connect(), stage }
+    }
+
+    fn submit(&mut self, handler: u32, payload: &[u8]) -> Self::Claim {
+        self.client.submit_ticket(&TaskDescriptor::new(handler), payload).unwrap()
+    }
+
+    fn id(claim: &Self::Claim) -> u64 {
+        claim.task_id().as_u64()
+    }
+
+    fn end(&mut self, mut claim: Self::Claim) -> (Status, Vec<u8>) {
+        let completion = self.client.wait_timeout(&mut claim, FAIL_SAFE).unwrap();
+        (completion.status(), completion.response().to_vec())
+    }
+
+    fn call<T: TaskSpec<Output: Send>>(&mut self, args: &T::Args) -> T::Output {
+        self.client.call_timeout::<T>(args, FAIL_SAFE).unwrap()
+    }
+
+    fn line(&mut self) -> String {
+        self.stage.line()
+    }
+
+    fn finish(self) -> (u64, Vec<String>) {
+        drop(self.client);
+        self.stage.end()
+    }
+}
+
+/// The program embeds the executor. One worker, as a lane has.
+pub(crate) struct Embedded {
+    executor: TaskExecutor,
+    lines: Receiver<String>,
+    _instance: TestInstance,
+}
+
+impl Caller for Embedded {
+    type Claim = executor_shm::core::Ticket<Vec<u8>>;
+
+    fn start() -> Self {
+        let instance = TestInstance::new("embedded");
+        let (tell, lines) = channel();
+        let tell = move |line: std::fmt::Arguments<'_>| {
+            let _ = tell.send(line.to_string()); // a test that has failed reads no more
+        };
+        let registry = handlers::registry(instance.folder().to_owned(), tell, Others::default()).unwrap();
+        let config = ExecutorConfig { worker_threads: 1, max_queue_depth: CAPACITY, ..ExecutorConfig::default() };
+        let builder = TaskExecutor::builder(config).registry(registry).response_bytes(RESPONSE_BYTES);
+        Self { executor: builder.build().unwrap(), lines, _instance: instance }
+    }
+
+    fn submit(&mut self, handler: u32, payload: &[u8]) -> Self::Claim {
+        self.executor.submit_call(Task::call(handler, payload)).unwrap()
+    }
+
+    fn id(claim: &Self::Claim) -> u64 {
+        claim.task_id().as_u64()
+    }
+
+    fn end(&mut self, claim: Self::Claim) -> (Status, Vec<u8>) {
+        match claim.wait(FAIL_SAFE) {
+            Ok(response) => (Status::Done, response),
+            Err(TicketError::Failed(error)) => (Status::Failed { code: error.code() }, error.message().into()),
+            Err(TicketError::Panicked(text)) => (Status::Panicked, text.into()),
+            Err(TicketError::Unanswered { status }) => (status, Vec::new()),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn call<T: TaskSpec<Output: Send>>(&mut self, args: &T::Args) -> T::Output {
+        self.executor.submit_typed::<T>(args).unwrap().wait(FAIL_SAFE).unwrap()
+    }
+
+    fn line(&mut self) -> String {
+        self.lines.recv_timeout(FAIL_SAFE).unwrap()
+    }
+
+    fn finish(self) -> (u64, Vec<String>) {
+        self.executor.shutdown_timeout(FAIL_SAFE).unwrap();
+        (self.executor.stats().tasks_executed.into_inner(), self.lines.try_iter().collect())
     }
 }

@@ -9,8 +9,8 @@
 //! - A task of priority `Critical` waits for at most the task that each worker is running.
 //! - A task of a lower priority is passed over by at most [`PASS_OVER_LIMIT`](crate::worker::PASS_OVER_LIMIT) tasks of higher
 //!   priorities on each worker before one of its priority begins.
-//! - Tasks of one thread and one priority begin in the order they were submitted; with several workers they may end in
-//!   another. Threads of one priority take turns.
+//! - Tasks of one thread and one priority are taken up in the order they were submitted: with one worker they run in it, with
+//!   several one may overtake another on its way. Threads of one priority take turns.
 //! - At most `max_queue_depth` tasks are accepted and not finished, and fewer are never refused.
 //! - A result is kept until it is read, or until `max_queue_depth` newer ones came; who waits already gets it all the same.
 
@@ -22,10 +22,12 @@ mod depth;
 mod engine;
 mod lane;
 mod node;
+mod outcome;
 mod refusal;
 mod results;
 mod seat;
 mod server;
+mod stats;
 mod steward;
 mod sync;
 mod target;
@@ -36,11 +38,13 @@ mod work;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 pub use config::{DEPTH_MAX, ExecutorBuilder, ExecutorConfig, WORKERS_MAX};
-pub use refusal::{Error, InvalidConfig, Stuck};
+pub use outcome::TaskResult;
+pub use refusal::{BatchError, Error, InvalidConfig, Stuck};
+pub use stats::ExecutorStats;
 pub use target::{LatencyGoal, LatencyKind, LatencyTargetReport, SlowCause, SlowTask, TargetState};
 pub use ticket::{Ticket, TicketError};
 pub use time::{NanoTime, TimeSource, global_time_source};
@@ -81,76 +85,6 @@ use results::{Found, Outcome};
 /// and end.
 pub struct TaskExecutor {
     engine: Arc<Engine>,
-}
-
-/// How a task ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TaskResult {
-    /// The task.
-    pub task_id: TaskId,
-    /// When it was submitted. Moments are of `CLOCK_MONOTONIC`, within some 100 ns, and 0 with timing off.
-    pub submitted_at: NanoTime,
-    /// When a worker began with it.
-    pub started_at: NanoTime,
-    /// When it had ended.
-    pub completed_at: NanoTime,
-    /// Nanoseconds from begin to end; 0 with timing off.
-    pub execution_latency_ns: u64,
-    /// Nanoseconds from submit to end; 0 with timing off.
-    pub total_latency_ns: u64,
-    /// Whether it returned `Ok`.
-    pub success: bool,
-    /// What it said if it failed: the error's text, or the panic's.
-    pub error: Option<String>,
-}
-
-impl TaskResult {
-    /// The result if the task succeeded.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::TaskFailed`] with what it said.
-    pub fn into_success(self) -> Result<Self, Error> {
-        if self.success {
-            return Ok(self);
-        }
-        Err(Error::TaskFailed { task_id: self.task_id, message: self.error.unwrap_or_default() })
-    }
-}
-
-/// What an executor has done since it was made: a copy, whose words are atomics for the convenience of its readers.
-///
-/// A task counts before its result can be read. Latency is the time from a task's begin to its end; all times are 0 with
-/// timing off and before the first task.
-#[derive(Debug, Default)]
-pub struct ExecutorStats {
-    /// Tasks finished, failed ones included.
-    pub tasks_executed: AtomicU64,
-    /// Tasks that returned an error, panicked or could not run.
-    pub tasks_failed: AtomicU64,
-    /// Nanoseconds spent in tasks, over all workers.
-    pub total_execution_time_ns: AtomicU64,
-    /// The shortest latency.
-    pub min_latency_ns: AtomicU64,
-    /// The longest latency.
-    pub max_latency_ns: AtomicU64,
-    /// The mean latency.
-    pub avg_latency_ns: AtomicU64,
-    /// Workers that run a task at this moment.
-    pub active_workers: AtomicU64,
-}
-
-/// Tasks of a batch that were not accepted.
-#[derive(Debug, thiserror::Error)]
-#[error("{} of the batch were accepted: {refusal}", .accepted.len())]
-pub struct BatchError {
-    /// Ids of the tasks that were accepted and will run, in order: the first ones.
-    pub accepted: Vec<TaskId>,
-    /// The others, in order, but for the one that `refusal` hands back.
-    pub rest: Vec<Task>,
-    /// Why; it holds the first task that was not accepted.
-    #[source]
-    pub refusal: Error,
 }
 
 impl TaskExecutor {

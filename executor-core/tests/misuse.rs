@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Barrier, Mutex, OnceLock};
 use std::task::{Context, Poll, Wake, Waker};
@@ -477,7 +477,7 @@ fn many_executors_at_once_keep_their_tasks_and_results_apart() {
         let submit = |(index, executor): (usize, &Arc<TaskExecutor>)| {
             let counts = Arc::clone(&counts);
             let task = Task::new("count", Priority::ALL[round % 4], move || {
-                counts[index].fetch_add(1, SeqCst);
+                counts[index].fetch_add(1, AcqRel);
                 Ok(())
             });
             executor.submit_task(task).unwrap()
@@ -490,7 +490,7 @@ fn many_executors_at_once_keep_their_tasks_and_results_apart() {
             assert!(executor.wait_for_completion(ids[index], PATIENCE).unwrap().success);
         }
     }
-    assert!(counts.iter().all(|count| count.load(SeqCst) == 20));
+    assert!(counts.iter().all(|count| count.load(Acquire) == 20));
     for executor in executors {
         lives_and_ends(&executor, 20);
     }
@@ -524,6 +524,56 @@ fn extreme_settings_work_or_are_refused() {
 }
 
 #[test]
+fn a_payload_past_what_any_lane_takes_is_refused_and_never_cut() {
+    let mut registry = executor_core::Registry::builder();
+    registry.handler(1, "length", |_, request, response| {
+        response.write_value(&(request.len() as u64));
+        Ok(())
+    });
+    let executor = TaskExecutor::builder(config(1)).registry(registry.build().unwrap()).build().unwrap();
+    let longest = executor_core::record::LENGTH_MAX;
+    for length in [0, 32, 33, longest] {
+        let ticket = executor.submit_call(Task::call(1, vec![1; length])).unwrap();
+        assert_eq!(ticket.wait(PATIENCE), Ok((length as u64).to_le_bytes().to_vec()));
+    }
+    for length in [longest + 1, 1 << 24, (1 << 24) + 8, 1 << 25] {
+        let ticket = executor.submit_call(Task::call(1, vec![1; length])).unwrap();
+        let status = executor_core::Status::Malformed(executor_core::status::Malformed::TooLong);
+        assert_eq!(ticket.wait(PATIENCE), Err(TicketError::Unanswered { status }), "{length}");
+    }
+    lives_and_ends(&executor, 8);
+}
+
+#[test]
+fn handlers_whose_state_panics_when_it_is_made_or_dropped_hurt_nobody() {
+    let mut registry = executor_core::Registry::builder();
+    registry.add(executor_core::Handler::per_worker(1, "made", |worker| {
+        assert_ne!(worker, 1, "the second worker's state cannot be made");
+        |_, _, _| Ok(())
+    }));
+    let registry = registry.build().unwrap();
+    let refused = TaskExecutor::builder(config(3)).registry(registry.clone()).build();
+    assert!(matches!(refused, Err(Error::Runtime { .. })), "{refused:?}");
+    lives_and_ends(&TaskExecutor::builder(config(1)).registry(registry).build().unwrap(), 0);
+
+    let mut registry = executor_core::Registry::builder();
+    registry.add(executor_core::Handler::per_worker(1, "dropped", |_| {
+        let bomb = Bomb;
+        move |_, _, _| {
+            let _own = &bomb;
+            panic!("the handler broke")
+        }
+    }));
+    let executor = TaskExecutor::builder(config(2)).registry(registry.build().unwrap()).build().unwrap();
+    for _ in 0..3 {
+        let ticket = executor.submit_call(Task::call(1, [])).unwrap();
+        assert_eq!(ticket.wait(PATIENCE), Err(TicketError::Panicked("the handler broke".to_owned())));
+    }
+    until("all ended", || executor.queue_depth() == 0);
+    lives_and_ends(&executor, 3);
+}
+
+#[test]
 fn who_polls_a_ticket_after_its_value_is_told_so() {
     let executor = executor(1);
     let mut ticket = executor.submit_with_result(|| Ok::<_, TaskError>(1)).unwrap();
@@ -539,7 +589,7 @@ fn a_task_that_submits_when_it_is_dropped_unrun_hurts_nobody() {
     struct Chain(Arc<TaskExecutor>, Arc<AtomicU64>);
     impl Drop for Chain {
         fn drop(&mut self) {
-            self.1.fetch_add(1, SeqCst);
+            self.1.fetch_add(1, AcqRel);
             let _ = self.0.submit_task(nothing());
         }
     }
@@ -555,7 +605,7 @@ fn a_task_that_submits_when_it_is_dropped_unrun_hurts_nobody() {
         let error = executor.submit_task(task).unwrap_err();
         assert!(matches!(error, Error::QueueFull { .. }));
     }
-    assert_eq!(dropped.load(SeqCst), 10);
+    assert_eq!(dropped.load(Acquire), 10);
     drop(open);
     until("it ends", || executor.queue_depth() == 0);
     lives_and_ends(&executor, 1);

@@ -6,7 +6,8 @@
 //!   for bits a submitter does nothing: with a full barrier between the two on both sides, either the worker sees the task or
 //!   the submitter sees the bit.
 //! - S3: a submitter wakes a worker if more tasks are accepted and not finished than workers are awake: each task that runs
-//!   keeps one of them busy, and each other one that is awake looks at every lane before it sleeps.
+//!   keeps one of them busy, and each other one that is awake looks at every lane before it sleeps. A worker that is with a
+//!   waker or a value of somebody's after its task has finished counts as busy too: that code may take its time.
 //!
 //! The submitter's barrier is the kernel's where it lends one (`membarrier`): the worker that falls asleep has it put into
 //! all threads of the process, some microseconds a sleep, and a submit has none to pay for.
@@ -30,6 +31,17 @@ pub(crate) struct Beds {
     /// What each sleeps on: 1 once it is woken.
     words: Box<[Apart<AtomicU32>]>,
     lent: bool,
+    /// Workers that are up and with code of somebody else's after their task has counted as finished.
+    away: Apart<AtomicU32>,
+}
+
+/// A worker that is away.
+pub(crate) struct Away<'a>(&'a AtomicU32);
+
+impl Drop for Away<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Release);
+    }
 }
 
 impl Beds {
@@ -39,7 +51,16 @@ impl Beds {
             asleep: Apart((0..workers.div_ceil(64)).map(|_| AtomicU64::new(0)).collect()),
             words: (0..workers).map(|_| Apart(AtomicU32::new(0))).collect(),
             lent: is_lent(),
+            away: Apart(AtomicU32::new(0)),
         }
+    }
+
+    /// The calling worker looks at no lane until this is dropped, whether its task counts as finished or not. Say so before it
+    /// does: who sees it finished sees this.
+    #[inline]
+    pub(crate) fn leave(&self) -> Away<'_> {
+        self.away.0.fetch_add(1, Release);
+        Away(&self.away.0)
     }
 
     /// Workers asleep.
@@ -66,7 +87,9 @@ impl Beds {
     fn wake_for(&self, pushed: u64, depth: &Depth, is_near: impl Fn(usize) -> bool) {
         for _ in 0..pushed.min(self.workers as u64) {
             let awake = self.workers - self.asleep(); // before the depth, which then counts what those run (S3)
-            if depth.waiting() <= awake as u64 || !(self.wake_one(&is_near) || self.wake_one(|_| true)) {
+            let waiting = depth.waiting(); // before who is away: of a task that it no longer counts, the worker is seen there
+            let busy = waiting + u64::from(self.away.0.load(Acquire));
+            if busy <= awake as u64 || !(self.wake_one(&is_near) || self.wake_one(|_| true)) {
                 return;
             }
         }
@@ -116,5 +139,49 @@ impl Beds {
             return Woken::Woken;
         }
         if is_due() { Woken::Overslept } else { Woken::InTime }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_is_away_after_its_task_is_not_counted_on() {
+        for is_away in [false, true] {
+            let (beds, depth) = (Beds::new(2), Depth::new(10));
+            beds.asleep.0.iter().for_each(|word| word.store(0b10, Release)); // worker 1 sleeps, worker 0 ran a task
+            assert_eq!(depth.admit(1), Ok(1));
+            let away = is_away.then(|| beds.leave());
+            depth.finish();
+            assert_eq!(depth.admit(1), Ok(1));
+            beds.pushed(1, &depth, |_| true);
+            assert_eq!(beds.asleep(), usize::from(!is_away), "woken for a task that worker 0 does not look for");
+            drop(away);
+        }
+    }
+
+    #[test]
+    fn a_burst_wakes_as_many_workers_as_it_has_tasks_and_not_one_more() {
+        const WORKERS: usize = 70; // more than a word holds
+        for tasks in [1, 2, 63, 64, 65, WORKERS as u64, 200] {
+            for at_once in [true, false] {
+                let (beds, depth) = (Beds::new(WORKERS), Depth::new(1000));
+                for (word, bits) in beds.asleep.0.iter().zip([u64::MAX, 0b11_1111]) {
+                    word.store(bits, Release);
+                }
+                assert_eq!(beds.asleep(), WORKERS);
+                if at_once {
+                    assert_eq!(depth.admit(tasks), Ok(tasks));
+                    beds.pushed(tasks, &depth, |_| true);
+                } else {
+                    for _ in 0..tasks {
+                        assert_eq!(depth.admit(1), Ok(1));
+                        beds.pushed(1, &depth, |_| true);
+                    }
+                }
+                assert_eq!(beds.asleep() as u64, (WORKERS as u64).saturating_sub(tasks), "{tasks} tasks");
+            }
+        }
     }
 }

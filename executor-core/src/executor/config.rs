@@ -157,7 +157,8 @@ impl ExecutorBuilder {
         self
     }
 
-    /// Longest response of a registered handler in bytes, by default 4,096; longer ones fail.
+    /// Longest response of a registered handler in bytes, by default 4,096; longer ones fail, and the text of a failure is cut.
+    /// 24 always fit.
     #[must_use]
     pub fn response_bytes(mut self, bytes: usize) -> Self {
         self.response_bytes = bytes;

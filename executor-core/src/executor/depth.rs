@@ -93,7 +93,8 @@ impl Depth {
     #[cold]
     pub(crate) fn withdraw(&self, count: u64) -> bool {
         let before = self.intake.0.accepted.fetch_sub(count, AcqRel);
-        before & CLOSED != 0 && (before & !CLOSED) - count == self.latest()
+        // A change that changes nothing, and not a load: of this and a `finish` beside it the later one sees the other (B3).
+        before & CLOSED != 0 && (before & !CLOSED) - count == self.finished.0.fetch_add(0, AcqRel) & !CLOSED
     }
 
     /// Counts a task as finished.

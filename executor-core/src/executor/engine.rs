@@ -2,9 +2,9 @@
 
 use std::sync::atomic::{
     AtomicBool, AtomicU64, AtomicUsize,
-    Ordering::{AcqRel, Relaxed, SeqCst},
-    fence,
+    Ordering::{AcqRel, Relaxed},
 };
+use std::sync::atomic::{Ordering::SeqCst, fence};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 

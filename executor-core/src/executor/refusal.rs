@@ -80,6 +80,19 @@ pub enum Error {
     InvalidConfig(#[from] InvalidConfig),
 }
 
+/// Tasks of a batch that were not accepted.
+#[derive(Debug, thiserror::Error)]
+#[error("{} of the batch were accepted: {refusal}", .accepted.len())]
+pub struct BatchError {
+    /// Ids of the tasks that were accepted and will run, in order: the first ones.
+    pub accepted: Vec<TaskId>,
+    /// The others, in order, but for the one that `refusal` hands back.
+    pub rest: Vec<Task>,
+    /// Why; it holds the first task that was not accepted.
+    #[source]
+    pub refusal: Error,
+}
+
 /// A setting that cannot be, with the cure.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

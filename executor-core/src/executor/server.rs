@@ -17,7 +17,7 @@ use crate::response::Response;
 use crate::status::{Poison, Ran, Status};
 use crate::task::TaskId;
 
-/// Longest text of a panic and of a registered handler's failure that is kept, in bytes, where responses are not longer.
+/// Longest text of a closure's panic that is kept, in bytes; that of a registered handler is a response.
 pub(crate) const TEXT_BYTES: usize = 1024;
 
 /// A worker's end of a lane.
@@ -46,6 +46,8 @@ struct Taken {
     payload: Vec<u8>,
     reply: Option<Reply>,
     error: Option<Box<str>>,
+    /// It calls a registered handler.
+    is_call: bool,
 }
 
 impl Taken {
@@ -66,6 +68,7 @@ impl Taken {
                     self.payload = payload;
                 }
                 self.reply = reply;
+                self.is_call = true;
                 record
             }
         }
@@ -111,8 +114,17 @@ impl Lane for Server {
     #[inline(always)]
     fn take(&mut self, into: &mut DescriptorRecord) -> u16 {
         let Some(Job { body, name, id, submitted_at, slot }) = self.shared.pop() else { return 0 };
-        let mut taken =
-            Taken { id, submitted_at, slot, name, closure: None, payload: Vec::new(), reply: None, error: None };
+        let mut taken = Taken {
+            id,
+            submitted_at,
+            slot,
+            name,
+            closure: None,
+            payload: Vec::new(),
+            reply: None,
+            error: None,
+            is_call: false,
+        };
         *into = match body {
             Body::Closure(closure) => {
                 taken.closure = Some(closure);
@@ -155,7 +167,11 @@ impl Lane for Server {
         if self.buffer.is_empty() {
             self.buffer = vec![0; self.engine.terms.response_bytes.clamp(TEXT_BYTES, LENGTH_MAX)].into();
         }
-        Response::new(&mut self.buffer)
+        // A text of the closure's own kind of failure fits whatever handlers may answer.
+        let is_call = self.taken.as_ref().is_some_and(|taken| taken.is_call);
+        let limit = if is_call { self.engine.terms.response_bytes } else { TEXT_BYTES };
+        let end = limit.min(self.buffer.len());
+        Response::new(self.buffer.get_mut(..end).unwrap_or_default())
     }
 
     #[inline(always)]
@@ -200,6 +216,7 @@ impl Lane for Server {
                 account.recent.count(times[1], times[1].saturating_sub(since), why);
             }
         }
+        let away = taken.reply.is_some().then(|| self.engine.beds.leave());
         let finished = self.engine.depth.finish();
         if let Some(reply) = taken.reply.take() {
             // Once it counts as finished, so that who hears of it and submits the next task is not refused for it.
@@ -209,6 +226,7 @@ impl Lane for Server {
             // Who hears of it, and the value where its ticket was dropped, are the author's: either may panic.
             contain(|| (reply.into_inner())(answer));
         }
+        drop(away);
         if let Some(word) = self.engine.results.complete(taken.slot, finished.sequence, times, error) {
             rouse(word);
         }

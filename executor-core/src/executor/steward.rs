@@ -6,9 +6,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{
     AtomicU32,
-    Ordering::{Acquire, Release, SeqCst},
-    fence,
+    Ordering::{Acquire, Release},
 };
+use std::sync::atomic::{Ordering::SeqCst, fence};
 use std::sync::{PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
