@@ -64,8 +64,11 @@ struct Options {
     #[arg(long, default_value_t = 2_000_000, value_parser = clap::value_parser!(u64).range(1000..))]
     tasks: u64,
     /// Closures of each pass of the open loop; they are due at a million a second.
-    #[arg(long, default_value_t = 500_000, value_parser = clap::value_parser!(u64).range(1000..=100_000_000))]
+    #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u64).range(1000..=100_000_000))]
     paced: u64,
+    /// Such passes in a round, each beside one of the machine alone.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    paced_pairs: u64,
     #[command(flatten)]
     common: Common,
 }
@@ -79,17 +82,19 @@ Examples:
 Keys of --json, times in nanoseconds:
   floor_ns             a number there and back over two rtrb rings, both threads spinning
   ours_ns              submit_and_wait of an empty closure, the worker spinning
-  ours_captured_ns     the same with a closure that captures 32 bytes, which costs an allocation
+  ours_captured_ns     the same with a closure that captures 32 bytes: it costs an allocation
   ours_sleep_ns        the same with a worker that sleeps, after a gap
-  crossbeam_ns         a thread with two channels, boxed closures, both sides spinning on try_recv
-  tokio_ns, rayon_ns   spawn and block_on of its handle; install; as they come, one worker thread, back to back
-  *_parked_ns          the same after a gap, crossbeam with a blocking receive; a trip of each in turn
-  ratio_rtrb           ours_ns by floor_ns, p50
-  times_tokio, times_rayon                  tokio_ns, rayon_ns by ours_ns, p50
-  times_tokio_parked, times_rayon_parked    tokio_parked_ns, rayon_parked_ns by ours_sleep_ns, p50
-  tasks_per_second     by submitters, into one worker; floor_ and crossbeam_tasks_per_second likewise
-  hiccup_ns, open_loop_ns, p999_over_hiccup_ns   how late the machine is, how late closures due at a million a second run,
-                       and the difference of the p99.9 of both
+  crossbeam_ns         a thread with two channels, boxed closures, both sides spin on try_recv
+  tokio_ns             spawn, and block_on of its handle: as it comes, back to back
+  rayon_ns             install: as it comes, back to back
+  *_parked_ns          the same after a gap, a trip of each in turn; crossbeam's recv blocks
+  ratio_rtrb           ours_ns by floor_ns, p50; ratio_rtrb_mean is elapsed by trips
+  times_*              crossbeam_ns, tokio_ns, rayon_ns by ours_ns, p50
+  times_*_parked       the *_parked_ns by ours_sleep_ns, p50
+  tasks_per_second     by submitters, one worker; floor_ and crossbeam_tasks_per_second too
+  hiccup_ns            how late the machine itself is, at a million moments a second
+  open_loop_ns         how late closures run that are due at a million a second
+  p999_over_hiccup_ns  the difference of the p99.9 of both
   spread, goals, per_round
 
 Rivals are measured with --features rivals; without it their keys are null.
@@ -111,6 +116,7 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
         parked_trips: options.parked_trips,
         gap: Duration::from_micros(options.gap),
         tasks: options.tasks,
+        paced_pairs: options.paced_pairs,
         notes: Notes::leaked(Clock::detect(), options.paced),
     };
     let circumstances = circumstances("in_process");
