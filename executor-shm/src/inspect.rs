@@ -25,8 +25,7 @@ use crate::state::{InstanceState, LaneState};
 use crate::status::{self as table, HandlerRow, Placement};
 use crate::words::Words;
 
-pub(crate) use list::cpus_in_use_beside;
-pub use list::{Listed, cpus_in_use, list, list_copies};
+pub use list::{Listed, cpus_in_use, cpus_in_use_beside, list, list_copies};
 pub use records::{LaneRecords, Phase, TaskRow, TaskView};
 pub use worker::{SLEEP_LANES, SleepView, WorkerView};
 
