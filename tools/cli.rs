@@ -34,6 +34,9 @@ pub(crate) enum Command {
     /// Print what `run` with the same flags would do, and which flag, variable or line of a file says so.
     #[command(after_help = config_help())]
     Config(ConfigArgs),
+    /// Check what `run` with the same flags needs of this machine, and say what to do where something is missing.
+    #[command(after_help = doctor_help())]
+    Doctor(ConfigArgs),
     /// Start a sidecar and producers, measure a round trip, hash files through the rings, check every digest.
     #[command(after_help = after_help(
         "  executord demo                           hash what is below this folder\n  \
@@ -82,6 +85,9 @@ pub(crate) enum OwnCommand {
     /// Print what `run` with the same flags would do, and which flag, variable or line of a file says so.
     #[command(after_help = config_help())]
     Config(ConfigArgs),
+    /// Check what `run` with the same flags needs of this machine, and say what to do where something is missing.
+    #[command(after_help = doctor_help())]
+    Doctor(ConfigArgs),
 }
 
 /// Under the name of the program that runs: it may be one with handlers of its own.
@@ -127,6 +133,30 @@ fn config_help() -> String {
     )
 }
 
+fn doctor_help() -> String {
+    let program = program();
+    let examples = format!(
+        "  {program} doctor                                   this machine, and instance `default`\n  \
+           {program} doctor orders --config orders.toml       what a start of `orders` will meet\n  \
+           {program} doctor --lanes 64 --real-time fifo:10    is there room, and the right to it?\n  \
+           {program} doctor --json | jq '.checks[] | select(.state == \"error\")'"
+    );
+    format!(
+        "A line for each check: how bad it is, its key, the fact, the cure. It only reads, so it may run beside anything.\n\n  \
+         error    a start, or a producer, is refused\n  \
+         warning  it serves, and this is likely to hurt\n  \
+         note     it serves, and could do better or more\n  \
+         unknown  nobody can say\n  \
+         ok       as it should be\n\n\
+         Keys:\n{}\n\
+         Keys of --json: `instance`; `counts`, for each state a number; `checks`, a list of objects of `key`, `state`, \
+         `fact`, `figures` (an object with the raw figures of the fact) and `cure` or null.\n\n\
+         Examples:\n{examples}\n\n\
+         Exit codes:\n  0  no error was found\n  1  an error was found\n  2  wrong arguments",
+        crate::doctor::keys(),
+    )
+}
+
 /// How to serve.
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
@@ -143,7 +173,7 @@ pub(crate) struct RunArgs {
     pub(crate) supervisor: Option<u32>,
 }
 
-/// What would be served.
+/// What would be served, and is asked for.
 #[derive(Debug, Args)]
 pub(crate) struct ConfigArgs {
     #[command(flatten)]

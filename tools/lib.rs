@@ -11,6 +11,7 @@ mod config;
 mod config_file;
 mod config_view;
 mod demo;
+mod doctor;
 mod dump;
 mod dump_json;
 mod dump_records;
