@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 use executor_shm::InstanceName;
 
 use crate::exit::CODES;
 use crate::hash::HashArgs;
 use crate::load::LoadArgs;
+use crate::manual::Program;
 use crate::settings::{SETTINGS, Settings, parse_buffer};
 use crate::units::parse_bytes;
 
@@ -63,6 +65,20 @@ pub(crate) enum Command {
     /// Hash files by a running instance and print the lines that `sha256sum -c` reads.
     #[command(after_help = after_help(crate::hash::EXAMPLES))]
     Hash(HashArgs),
+    /// Print what makes a shell complete the command line.
+    #[command(after_help = after_help(
+        "  source <(executord completions bash)                                this shell\n  \
+           executord completions bash > ~/.local/share/bash-completion/completions/executord\n  \
+           executord completions zsh shm-dump > /usr/local/share/zsh/site-functions/_shm-dump\n  \
+           executord completions fish > ~/.config/fish/completions/executord.fish",
+    ))]
+    Completions(CompletionsArgs),
+    /// Write the manual pages of both programs.
+    #[command(after_help = after_help(
+        "  executord man ~/.local/share/man/man1    and then: man executord-doctor\n  \
+           executord man /usr/local/share/man/man1",
+    ))]
+    Man(ManArgs),
     /// One producer of the demo.
     #[command(hide = true)]
     Produce(ProduceArgs),
@@ -201,6 +217,24 @@ pub(crate) struct CleanArgs {
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// What is to be completed.
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    /// The shell.
+    pub(crate) shell: Shell,
+    /// The program.
+    #[arg(default_value = "executord")]
+    pub(crate) program: Program,
+}
+
+/// Where pages go.
+#[derive(Debug, Args)]
+pub(crate) struct ManArgs {
+    /// The folder; it is made if it is not there, and pages of the same name are replaced.
+    #[arg(value_name = "DIR")]
+    pub(crate) folder: PathBuf,
 }
 
 /// What the demo does.

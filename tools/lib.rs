@@ -25,6 +25,7 @@ mod hashing;
 mod holds;
 mod lines;
 mod load;
+mod manual;
 mod notify;
 mod plan;
 mod processes;

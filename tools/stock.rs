@@ -15,6 +15,7 @@ use crate::exit::{FAILED, USAGE, failed, print};
 use crate::handlers::builtin;
 use crate::hash::hash;
 use crate::load::load;
+use crate::manual::{completions, write_pages};
 use crate::producer::produce;
 use crate::respawn::respawn;
 use crate::run::{Parent, RunError, run};
@@ -40,6 +41,17 @@ pub fn stock() -> ExitCode {
         Ok(Cli { command: Command::Load(arguments) }) => match load(&arguments) {
             Ok(code) => ExitCode::from(code),
             Err(error) => failed("executord", &error, error.exit_code()),
+        },
+        Ok(Cli { command: Command::Completions(arguments) }) => {
+            print(&completions(arguments.shell, arguments.program));
+            ExitCode::SUCCESS
+        }
+        Ok(Cli { command: Command::Man(arguments) }) => match write_pages(&arguments.folder) {
+            Ok(told) => {
+                print(told.as_bytes());
+                ExitCode::SUCCESS
+            }
+            Err(error) => failed("executord", &error, FAILED),
         },
         Ok(Cli { command: Command::Produce(arguments) }) => produce(&arguments),
         Ok(Cli { command: Command::Demo(arguments) }) => match demo(&arguments) {
