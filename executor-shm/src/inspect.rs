@@ -5,6 +5,7 @@
 
 mod list;
 mod records;
+mod saved;
 mod worker;
 
 use std::path::{Path, PathBuf};
@@ -27,6 +28,7 @@ use crate::words::Words;
 
 pub use list::{Listed, cpus_in_use, cpus_in_use_beside, list, list_copies};
 pub use records::{LaneRecords, Phase, TaskRow, TaskView};
+pub use saved::{Saved, SavedFile};
 pub use worker::{SLEEP_LANES, SleepView, WorkerView};
 
 /// Why an instance cannot be looked at.
