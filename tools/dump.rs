@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use executor_shm::InstanceName;
@@ -13,10 +14,15 @@ use executor_shm::inspect::{Inspection, LaneRecords};
 use serde_json::Value;
 
 use crate::arguments::parse;
+use crate::diff::{change_json, change_text};
 use crate::dump_json::{listed_json, shown_json};
 use crate::dump_records::{records_json, records_text};
 use crate::dump_text::{listed_text, shown_text};
 use crate::exit::{CODES, FAILED, USAGE, failed, print};
+use crate::sample::{Change, Sample, SampleError};
+use crate::save::{SaveError, save, saved_at};
+use crate::units::parse_time;
+use crate::watch::{sample, watch};
 
 /// Look into the shared memory of executor instances, alive or dead. It only reads: nothing is locked or changed.
 #[derive(Debug, Parser)]
@@ -27,11 +33,11 @@ use crate::exit::{CODES, FAILED, USAGE, failed, print};
        shm-dump show orders           handlers, lanes and latencies of instance `orders`\n  \
        shm-dump show orders --json | jq '.lanes[].in_flight'\n  \
        shm-dump records orders --last 5 --lane 0\n  \
-       cp /dev/shm/executor.orders.* saved; shm-dump records orders --from saved\n\n{CODES}\n\n\
+       shm-dump watch orders          what happens in each second\n  \
+       shm-dump save saved orders; shm-dump records --from saved\n\n{CODES}\n\n\
      Times are from submit to start (queue), from start to end of the handler (run), and from submit to end (total).\n\
      They are counted in buckets 3 % wide; a percentile is the upper edge of its bucket.\n\
-     A record is `torn` if its slot was written while it was copied. A copy is of one moment only if nobody wrote then:\n\
-     copy the files of a dead or stopped instance."
+     A record is `torn` if its slot was written while it was copied. What a copy is of is told by: shm-dump save --help"
 ))]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -74,6 +80,53 @@ enum View {
         #[arg(long, value_name = "N")]
         lane: Option<u32>,
     },
+    /// What happened between two moments: rates, and latencies of the tasks in between.
+    #[command(after_help = format!("{}\n\n{}", crate::diff::KEYS, examples(
+        "  shm-dump diff orders                        a second from now\n  \
+           shm-dump diff orders --interval 10s --json | jq .tasks_per_second\n  \
+           shm-dump diff orders --from saved           from a copy to now\n  \
+           shm-dump diff --from saved --to later       from a copy to a later one"
+    )))]
+    Diff {
+        /// The instance [default: the only living one, with --from the only one, or `default`].
+        instance: Option<InstanceName>,
+        /// The later copy, with the earlier one as --from [default: now].
+        #[arg(long, value_name = "DIR", requires = "from")]
+        to: Option<PathBuf>,
+        /// How long to wait between two looks [default: 1s].
+        #[arg(long, value_name = "TIME", value_parser = parse_interval, conflicts_with = "from")]
+        interval: Option<Duration>,
+    },
+    /// A line a second with what happened in it, for as long as somebody reads.
+    #[command(after_help = format!(
+        "A line of --json is an object of its own, as `diff` prints it; `error` tells of an instance that is gone for now.\n\n{}",
+        examples(
+            "  shm-dump watch orders\n  \
+               shm-dump watch orders --interval 100ms --count 50 --json | jq -c '[.seconds, .tasks_per_second, .total_ns.p99]'"
+        )
+    ))]
+    Watch {
+        /// The instance [default: the only living one, or `default`].
+        instance: Option<InstanceName>,
+        /// Time between two lines, 10ms or more.
+        #[arg(long, value_name = "TIME", value_parser = parse_interval, default_value = "1s", conflicts_with = "from")]
+        interval: Duration,
+        /// End after so many lines.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        count: Option<u64>,
+    },
+    /// Copy the files of an instance, while it lives too, to look at them elsewhere.
+    #[command(after_help = format!("{}\n\n{}", crate::save::CONSISTENT, examples(
+        "  shm-dump save saved orders\n  \
+           shm-dump records --from saved"
+    )))]
+    Save {
+        /// The folder; it is made if it is not there, and nothing in it is replaced.
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+        /// The instance [default: the only living one, or `default`].
+        instance: Option<InstanceName>,
+    },
     #[command(external_subcommand)]
     Other(Vec<OsString>),
 }
@@ -93,12 +146,18 @@ enum DumpError {
         #[source]
         source: std::io::Error,
     },
-    #[error("there is no instance in {folder}; copy one with: cp /dev/shm/executor.NAME.* {folder}")]
+    #[error("there is no instance in {folder}; copy one with: shm-dump save {folder} NAME")]
     NoCopy { folder: String },
     #[error("{folder} has copies of several instances; name one of {names}")]
     WhichCopy { folder: String, names: String },
     #[error("instance {instance} has no lane {lane}; shm-dump show {instance} lists its lanes")]
     NoLane { instance: InstanceName, lane: u32 },
+    #[error(transparent)]
+    Sample(#[from] SampleError),
+    #[error(transparent)]
+    Save(#[from] SaveError),
+    #[error("{view} looks at what is in /dev/shm, not at a copy; leave out --from{cure}")]
+    NotOfCopies { view: &'static str, cure: &'static str },
     #[error("the views are {views}; for an instance of that name write: shm-dump show {found}")]
     NoView { views: String, found: String },
 }
@@ -106,7 +165,7 @@ enum DumpError {
 impl DumpError {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::NoView { .. } => USAGE,
+            Self::NoView { .. } | Self::NotOfCopies { .. } => USAGE,
             _ => FAILED,
         }
     }
@@ -149,6 +208,27 @@ fn dump(cli: &Cli) -> Result<String, DumpError> {
             let records = records.ok_or_else(no_lane)?;
             Ok(if cli.json { line(&records_json(&shown, &records)) } else { records_text(&shown, &records) })
         }
+        Some(View::Diff { instance, to, interval }) => {
+            let (before, after) = samples(cli, instance.as_ref(), to.as_deref(), *interval)?;
+            let change = Change::new(&before, &after)?;
+            Ok(if cli.json { line(&change_json(&change, after.at_ns)) } else { change_text(&change) })
+        }
+        Some(View::Watch { .. }) if from.is_some() => Err(DumpError::NotOfCopies {
+            view: "watch",
+            cure: ", or compare copies: shm-dump diff --from DIR --to DIR",
+        }),
+        Some(View::Watch { instance, interval, count }) => {
+            watch(&instance.clone().unwrap_or_else(obvious), *interval, *count, cli.json)?;
+            Ok(String::new())
+        }
+        Some(View::Save { .. }) if from.is_some() => {
+            Err(DumpError::NotOfCopies { view: "save", cure: "; a copy is copied with cp" })
+        }
+        Some(View::Save { folder, instance }) => {
+            let instance = instance.clone().unwrap_or_else(obvious);
+            let (text, json) = save(&Inspector::open(&instance)?, &instance, folder)?;
+            Ok(if cli.json { line(&json) } else { text })
+        }
         Some(View::Other(words)) => Err(no_view(words)),
     }
 }
@@ -165,10 +245,42 @@ fn show_list(cli: &Cli, only: Option<&InstanceName>) -> Result<String, DumpError
         (true, _) => line(&listed_json(&listed)),
         (false, None) if listed.is_empty() => "no instance in /dev/shm; start one with: executord run\n".to_owned(),
         (false, Some(from)) if listed.is_empty() => {
-            format!("no instance in {0}; copy one with: cp /dev/shm/executor.NAME.* {0}\n", from.display())
+            format!("no instance in {0}; copy one with: shm-dump save {0} NAME\n", from.display())
         }
         (false, _) => listed_text(&listed, realtime_ns()),
     })
+}
+
+/// Two looks at an instance, or two copies of it, or a copy and a look.
+fn samples(
+    cli: &Cli,
+    instance: Option<&InstanceName>,
+    to: Option<&Path>,
+    interval: Option<Duration>,
+) -> Result<(Sample, Sample), DumpError> {
+    let copied = |folder: &Path, instance: Option<&InstanceName>| -> Result<Sample, DumpError> {
+        let view = open(Some(folder), instance)?.look();
+        let at_ns = saved_at(&view.instance, folder);
+        Ok(Sample { view, at_ns })
+    };
+    let Some(from) = &cli.from else {
+        let instance = instance.cloned().unwrap_or_else(obvious);
+        let before = sample(&instance)?;
+        std::thread::sleep(interval.unwrap_or(Duration::from_secs(1)));
+        return Ok((before, sample(&instance)?));
+    };
+    let before = copied(from, instance)?;
+    let after = match to {
+        Some(to) => copied(to, Some(&before.view.instance))?,
+        None => sample(&before.view.instance)?,
+    };
+    Ok((before, after))
+}
+
+fn parse_interval(text: &str) -> Result<Duration, String> {
+    let is_long_enough = |interval: &Duration| *interval >= Duration::from_millis(10);
+    let interval = Some(parse_time(text)?).filter(is_long_enough);
+    interval.ok_or_else(|| "too short; write 10ms or more".to_owned())
 }
 
 /// What to say to a word that is no view.

@@ -11,6 +11,7 @@ mod config;
 mod config_file;
 mod config_view;
 mod demo;
+mod diff;
 mod doctor;
 mod dump;
 mod dump_json;
@@ -33,6 +34,8 @@ mod producer;
 mod report;
 mod respawn;
 mod run;
+mod sample;
+mod save;
 mod served;
 mod settings;
 pub mod sha256_block;
@@ -41,6 +44,7 @@ mod stock;
 mod sums;
 mod times;
 pub mod units;
+mod watch;
 
 #[cfg(fuzzing)]
 pub use dump::every_view;
