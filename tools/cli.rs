@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 use executor_shm::InstanceName;
 
 use crate::exit::CODES;
 use crate::hash::HashArgs;
 use crate::load::LoadArgs;
+use crate::manual::Program;
 use crate::settings::{SETTINGS, Settings, parse_buffer};
 use crate::units::parse_bytes;
 
@@ -34,6 +36,9 @@ pub(crate) enum Command {
     /// Print what `run` with the same flags would do, and which flag, variable or line of a file says so.
     #[command(after_help = config_help())]
     Config(ConfigArgs),
+    /// Check what `run` with the same flags needs of this machine, and say what to do where something is missing.
+    #[command(after_help = doctor_help())]
+    Doctor(ConfigArgs),
     /// Start a sidecar and producers, measure a round trip, hash files through the rings, check every digest.
     #[command(after_help = after_help(
         "  executord demo                           hash what is below this folder\n  \
@@ -60,6 +65,20 @@ pub(crate) enum Command {
     /// Hash files by a running instance and print the lines that `sha256sum -c` reads.
     #[command(after_help = after_help(crate::hash::EXAMPLES))]
     Hash(HashArgs),
+    /// Print what makes a shell complete the command line.
+    #[command(after_help = after_help(
+        "  source <(executord completions bash)                                this shell\n  \
+           executord completions bash > ~/.local/share/bash-completion/completions/executord\n  \
+           executord completions zsh shm-dump > /usr/local/share/zsh/site-functions/_shm-dump\n  \
+           executord completions fish > ~/.config/fish/completions/executord.fish",
+    ))]
+    Completions(CompletionsArgs),
+    /// Write the manual pages of both programs.
+    #[command(after_help = after_help(
+        "  executord man ~/.local/share/man/man1    and then: man executord-doctor\n  \
+           executord man /usr/local/share/man/man1",
+    ))]
+    Man(ManArgs),
     /// One producer of the demo.
     #[command(hide = true)]
     Produce(ProduceArgs),
@@ -82,6 +101,9 @@ pub(crate) enum OwnCommand {
     /// Print what `run` with the same flags would do, and which flag, variable or line of a file says so.
     #[command(after_help = config_help())]
     Config(ConfigArgs),
+    /// Check what `run` with the same flags needs of this machine, and say what to do where something is missing.
+    #[command(after_help = doctor_help())]
+    Doctor(ConfigArgs),
 }
 
 /// Under the name of the program that runs: it may be one with handlers of its own.
@@ -127,6 +149,30 @@ fn config_help() -> String {
     )
 }
 
+fn doctor_help() -> String {
+    let program = program();
+    let examples = format!(
+        "  {program} doctor                                   this machine, and instance `default`\n  \
+           {program} doctor orders --config orders.toml       what a start of `orders` will meet\n  \
+           {program} doctor --lanes 64 --real-time fifo:10    is there room, and the right to it?\n  \
+           {program} doctor --json | jq '.checks[] | select(.state == \"error\")'"
+    );
+    format!(
+        "A line for each check: how bad it is, its key, the fact, the cure. It only reads, so it may run beside anything.\n\n  \
+         error    a start, or a producer, is refused\n  \
+         warning  it serves, and this is likely to hurt\n  \
+         note     it serves, and could do better or more\n  \
+         unknown  nobody can say\n  \
+         ok       as it should be\n\n\
+         Keys:\n{}\n\
+         Keys of --json: `instance`; `counts`, for each state a number; `checks`, a list of objects of `key`, `state`, \
+         `fact`, `figures` (an object with the raw figures of the fact) and `cure` or null.\n\n\
+         Examples:\n{examples}\n\n\
+         Exit codes:\n  0  no error was found\n  1  an error was found\n  2  wrong arguments",
+        crate::doctor::keys(),
+    )
+}
+
 /// How to serve.
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
@@ -143,7 +189,7 @@ pub(crate) struct RunArgs {
     pub(crate) supervisor: Option<u32>,
 }
 
-/// What would be served.
+/// What would be served, and is asked for.
 #[derive(Debug, Args)]
 pub(crate) struct ConfigArgs {
     #[command(flatten)]
@@ -171,6 +217,24 @@ pub(crate) struct CleanArgs {
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// What is to be completed.
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    /// The shell.
+    pub(crate) shell: Shell,
+    /// The program.
+    #[arg(default_value = "executord")]
+    pub(crate) program: Program,
+}
+
+/// Where pages go.
+#[derive(Debug, Args)]
+pub(crate) struct ManArgs {
+    /// The folder; it is made if it is not there, and pages of the same name are replaced.
+    #[arg(value_name = "DIR")]
+    pub(crate) folder: PathBuf,
 }
 
 /// What the demo does.

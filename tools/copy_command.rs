@@ -218,7 +218,7 @@ fn a_folder_without_what_was_asked_for_is_told_in_one_line() {
     for view in ["list", "show", "records"] {
         assert_refused(&look(&[view], &missing), 1, "missing: No such file or directory");
     }
-    assert_refused(&look(&["show"], &folder.0), 1, "cp /dev/shm/executor.NAME.*");
+    assert_refused(&look(&["show"], &folder.0), 1, "shm-dump save");
     assert_refused(&look(&["records", "orders"], &folder.0), 1, "there is no instance orders in");
     let empty = look(&["list"], &folder.0);
     assert!(empty.status.success() && String::from_utf8_lossy(&empty.stdout).contains("no instance in"), "{empty:?}");

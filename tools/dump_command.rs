@@ -146,13 +146,13 @@ fn the_last_tasks_of_a_lane_are_told_as_they_are_living_and_dead() {
 fn what_cannot_be_shown_is_refused_in_one_line_with_the_cure() {
     let refused = |arguments: &[&str]| shm_dump().args(arguments).output().unwrap();
     assert_refused(&refused(&["show", instance("none").as_str()]), 1, "shm-dump list");
-    assert_refused(&refused(&["shw"]), 2, "list, show and records");
+    assert_refused(&refused(&["shw"]), 2, "shm-dump show shw");
     assert_refused(&refused(&["show", "a.b"]), 2, "letters, digits");
     assert_refused(&refused(&["list", "--jsno"]), 2, "--json");
     assert_refused(&refused(&["records", instance("none").as_str()]), 1, "shm-dump list");
     assert_refused(&refused(&["records", "--last", "0"]), 2, "--last");
-    assert_refused(&refused(&["show", "--last", "3"]), 2, "view records");
-    assert_refused(&refused(&["list", "--lane", "3"]), 2, "view records");
+    assert_refused(&refused(&["show", "--last", "3"]), 2, "unexpected argument '--last'");
+    assert_refused(&refused(&["list", "--lane", "3"]), 2, "unexpected argument '--lane'");
     let sidecar = Sidecar::start(&instance("lanes"), &[]);
     assert_refused(&refused(&["records", sidecar.instance.as_str(), "--lane", "99"]), 1, "no lane 99");
 }

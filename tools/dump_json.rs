@@ -168,7 +168,7 @@ pub(crate) fn quantile_ns(view: &Inspection, histogram: &HistogramSnapshot, q: f
     Some(view.clock?.ticks_to_ns(histogram.quantile(q)?))
 }
 
-fn percentiles(view: &Inspection, histogram: &HistogramSnapshot) -> Value {
+pub(crate) fn percentiles(view: &Inspection, histogram: &HistogramSnapshot) -> Value {
     json!({
         "count": histogram.count(),
         "p50": quantile_ns(view, histogram, 0.5),
@@ -180,7 +180,7 @@ fn percentiles(view: &Inspection, histogram: &HistogramSnapshot) -> Value {
 }
 
 /// Counts by the name of the status; only those that are not 0, so that nobody has to look for them.
-fn by_status(counts: &[u64]) -> Value {
+pub(crate) fn by_status(counts: &[u64]) -> Value {
     let named: Map<String, Value> = (0..COUNTS as u8)
         .zip(counts)
         .filter(|(_, count)| **count > 0)

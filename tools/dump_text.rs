@@ -284,7 +284,7 @@ pub(crate) fn life(view: &Inspection) -> String {
 }
 
 /// `1,200 done, 1 failed`, from status byte `first` on; `None` if all are 0.
-fn statuses(counts: &[u64], first: usize) -> Option<String> {
+pub(crate) fn statuses(counts: &[u64], first: usize) -> Option<String> {
     let named: Vec<String> = (0u8..)
         .zip(counts)
         .skip(first)
@@ -294,7 +294,7 @@ fn statuses(counts: &[u64], first: usize) -> Option<String> {
     if named.is_empty() { None } else { Some(named.join(", ")) }
 }
 
-fn percentiles(view: &Inspection, histogram: &HistogramSnapshot) -> [String; 4] {
+pub(crate) fn percentiles(view: &Inspection, histogram: &HistogramSnapshot) -> [String; 4] {
     [0.5, 0.99, 0.999, 1.0].map(|q| quantile_ns(view, histogram, q).map_or(NONE.to_owned(), longest))
 }
 

@@ -130,7 +130,8 @@ pub(crate) fn run(
     }
 }
 
-fn sidecar(settings: &Settings, registry: Registry) -> SidecarBuilder {
+/// The sidecar that these settings ask for.
+pub(crate) fn sidecar(settings: &Settings, registry: Registry) -> SidecarBuilder {
     let mut sidecar = Sidecar::builder()
         .instance(settings.instance.clone().unwrap_or_default())
         .registry(registry)

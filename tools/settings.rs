@@ -426,9 +426,11 @@ mod tests {
         let rows: BTreeSet<String> = SETTINGS.iter().map(|setting| setting.flag.to_owned()).collect();
         assert_eq!(rows.len(), SETTINGS.len());
         for program in [Cli::command(), OwnCli::command()] {
-            for (subcommand, others) in
-                [("run", &["--config", "--tied", "--supervisor", "--help"][..]), ("config", &["--config", "--help"])]
-            {
+            for (subcommand, others) in [
+                ("run", &["--config", "--tied", "--supervisor", "--help"][..]),
+                ("config", &["--config", "--help"]),
+                ("doctor", &["--config", "--help"]),
+            ] {
                 let mut expected = rows.clone();
                 expected.extend(others.iter().map(|&flag| flag.to_owned()));
                 assert_eq!(flags(&program, subcommand), expected, "{subcommand}");

@@ -10,10 +10,12 @@ use crate::cli::{Cli, Command, ConfigArgs, OwnCli, OwnCommand, RunArgs};
 use crate::config::Config;
 use crate::config_view::view;
 use crate::demo::demo;
+use crate::doctor::diagnose;
 use crate::exit::{FAILED, USAGE, failed, print};
 use crate::handlers::builtin;
 use crate::hash::hash;
 use crate::load::load;
+use crate::manual::{completions, write_pages};
 use crate::producer::produce;
 use crate::respawn::respawn;
 use crate::run::{Parent, RunError, run};
@@ -25,6 +27,7 @@ pub fn stock() -> ExitCode {
         Err(code) => code,
         Ok(Cli { command: Command::Run(arguments) }) => serve(&arguments, builtin),
         Ok(Cli { command: Command::Config(arguments) }) => show(&arguments),
+        Ok(Cli { command: Command::Doctor(arguments) }) => examine(&arguments, builtin),
         Ok(Cli { command: Command::Clean(arguments) }) => match run_clean(&arguments) {
             Ok(true) => ExitCode::SUCCESS,
             Ok(false) => ExitCode::from(FAILED),
@@ -38,6 +41,17 @@ pub fn stock() -> ExitCode {
         Ok(Cli { command: Command::Load(arguments) }) => match load(&arguments) {
             Ok(code) => ExitCode::from(code),
             Err(error) => failed("executord", &error, error.exit_code()),
+        },
+        Ok(Cli { command: Command::Completions(arguments) }) => {
+            print(&completions(arguments.shell, arguments.program));
+            ExitCode::SUCCESS
+        }
+        Ok(Cli { command: Command::Man(arguments) }) => match write_pages(&arguments.folder) {
+            Ok(told) => {
+                print(told.as_bytes());
+                ExitCode::SUCCESS
+            }
+            Err(error) => failed("executord", &error, FAILED),
         },
         Ok(Cli { command: Command::Produce(arguments) }) => produce(&arguments),
         Ok(Cli { command: Command::Demo(arguments) }) => match demo(&arguments) {
@@ -68,6 +82,7 @@ pub fn main(register: impl FnOnce(&mut RegistryBuilder)) -> ExitCode {
         Err(code) => code,
         Ok(OwnCli { command: OwnCommand::Run(arguments) }) => serve(&arguments, register),
         Ok(OwnCli { command: OwnCommand::Config(arguments) }) => show(&arguments),
+        Ok(OwnCli { command: OwnCommand::Doctor(arguments) }) => examine(&arguments, register),
     }
 }
 
@@ -87,6 +102,20 @@ fn serve(arguments: &RunArgs, register: impl FnOnce(&mut RegistryBuilder)) -> Ex
     });
     match served {
         Ok(code) => code,
+        Err(error) => failed("executord", &error, error.exit_code()),
+    }
+}
+
+fn examine(arguments: &ConfigArgs, register: impl FnOnce(&mut RegistryBuilder)) -> ExitCode {
+    // As for `show`.
+    let flags = Settings { json: None, ..arguments.settings.clone() };
+    let config = Config::load(&flags, arguments.config.as_deref(), |name| std::env::var_os(name));
+    match config.map_err(RunError::from).and_then(|config| diagnose(&config.settings, register)) {
+        Ok(diagnosis) => {
+            let text = if arguments.settings.json.is_some() { diagnosis.json() } else { diagnosis.text() };
+            print(text.as_bytes());
+            if diagnosis.is_sound() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) }
+        }
         Err(error) => failed("executord", &error, error.exit_code()),
     }
 }

@@ -5,6 +5,7 @@
 
 mod list;
 mod records;
+mod saved;
 mod worker;
 
 use std::path::{Path, PathBuf};
@@ -25,9 +26,9 @@ use crate::state::{InstanceState, LaneState};
 use crate::status::{self as table, HandlerRow, Placement};
 use crate::words::Words;
 
-pub(crate) use list::cpus_in_use_beside;
-pub use list::{Listed, cpus_in_use, list, list_copies};
+pub use list::{Listed, cpus_in_use, cpus_in_use_beside, list, list_copies};
 pub use records::{LaneRecords, Phase, TaskRow, TaskView};
+pub use saved::{Saved, SavedFile};
 pub use worker::{SLEEP_LANES, SleepView, WorkerView};
 
 /// Why an instance cannot be looked at.

@@ -19,7 +19,7 @@ use crate::group::Group;
 use crate::handle::SidecarHandle;
 use crate::hold::{Held, HoldView, HoldWord, Holds, throttles};
 use crate::housekeeping::{Housekeeping, Limits, Orders};
-use crate::layout::{LINE, journal, status};
+use crate::layout::{Geometry, LINE, journal, status};
 use crate::master::{Master, MasterError};
 use crate::mutant::Mutant;
 use crate::rehearsal::{self, JoinHandle};
@@ -251,6 +251,12 @@ impl SidecarBuilder {
     pub fn lock_memory(mut self, lock: bool) -> Self {
         self.holds.memory = lock;
         self
+    }
+
+    /// The sizes of the files that a start makes where there are none yet.
+    pub fn new_geometry(&self) -> Geometry {
+        let handlers = self.registry.as_ref().map_or(0, |registry| registry.handlers().len()) as u32;
+        Wanted { handlers, workers: self.cpus.len().max(1) as u32, ..self.wanted }.geometry()
     }
 
     /// Takes the instance, recovers what an earlier life left, and serves. When it returns, clients can connect.

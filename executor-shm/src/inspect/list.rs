@@ -46,7 +46,7 @@ pub fn cpus_in_use() -> Vec<u32> {
 }
 
 /// The same without those of one instance.
-pub(crate) fn cpus_in_use_beside(except: Option<&InstanceName>) -> Vec<u32> {
+pub fn cpus_in_use_beside(except: Option<&InstanceName>) -> Vec<u32> {
     let names = files::instances().unwrap_or_default();
     let others = names.iter().filter(|name| Some(*name) != except);
     let living = others.filter_map(|name| Inspector::open(name).ok()).filter(|i| i.is_alive() == Some(true));

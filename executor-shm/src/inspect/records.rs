@@ -96,16 +96,16 @@ impl Inspector {
 }
 
 /// The two rings of a lane, and its journal where it can be read.
-struct Rings<'a, W> {
-    lane: u32,
-    geometry: Geometry,
-    sq: &'a W,
-    cq: &'a W,
-    journal: Option<&'a W>,
+pub(super) struct Rings<'a, W> {
+    pub(super) lane: u32,
+    pub(super) geometry: Geometry,
+    pub(super) sq: &'a W,
+    pub(super) cq: &'a W,
+    pub(super) journal: Option<&'a W>,
 }
 
 impl<W: Words> Rings<'_, W> {
-    fn slot(&self, position: u64) -> usize {
+    pub(super) fn slot(&self, position: u64) -> usize {
         SLOTS + (position & self.geometry.mask()) as usize * WORDS
     }
 
@@ -155,7 +155,7 @@ impl<W: Words> Rings<'_, W> {
 
     /// The last positions that the rings can hold, the newest last. The oldest of a whole lap is left out once it was
     /// answered: the next submit writes its slot, so nobody could tell whether it is whole.
-    fn last(&self, last: usize) -> std::ops::Range<u64> {
+    pub(super) fn last(&self, last: usize) -> std::ops::Range<u64> {
         let end = self.end();
         let capacity = u64::from(self.geometry.capacity);
         let lap = end.saturating_sub(capacity);
@@ -169,7 +169,7 @@ impl<W: Words> Rings<'_, W> {
     }
 
     /// A copy that is provably whole, or none.
-    fn task(&self, position: u64) -> Option<TaskView> {
+    pub(super) fn task(&self, position: u64) -> Option<TaskView> {
         let Self { sq, cq, .. } = *self;
         if !self.is_committed(sq, position) {
             return None;
@@ -336,5 +336,77 @@ mod tests {
             }
         }
         assert!(ended > 100 && whole - ended > 100 && torn > 100, "{whole} whole, {ended} of them ended, {torn} torn");
+    }
+
+    /// S1 and S2 of [`saved`](crate::inspect::saved).
+    #[test]
+    fn a_copy_of_a_lane_holds_whole_tasks_in_an_order_that_can_be_whatever_is_stored_meanwhile() {
+        let (mut whole, mut torn, mut in_flight, mut waiting) = (0, 0, 0, 0);
+        for seed in 1..4_000u64 {
+            let writers = RefCell::new(Writers::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+            let racing = |words: &HeapWords| Racing { words: words.clone(), writers: &writers, haste: 1 + seed % 4 };
+            let (sq, cq, journal) = {
+                let writers = writers.borrow();
+                (racing(&writers.sq), racing(&writers.cq), racing(&writers.journal))
+            };
+            let start = writers.borrow_mut().below(400);
+            (0..start).for_each(|_| writers.borrow_mut().step());
+            let rings = Rings { lane: 0, geometry: GEOMETRY, sq: &sq, cq: &cq, journal: Some(&journal) };
+            let image = crate::inspect::saved::LaneImage::new(&rings);
+            // What a reader of the copy sees.
+            let heap = |words: &[u64]| {
+                let heap = HeapWords::new(words.len());
+                words.iter().enumerate().for_each(|(at, word)| heap.store(at, *word));
+                heap
+            };
+            let (sq, cq, journal) = (heap(&image.sq), heap(&image.cq), HeapWords::new(GEOMETRY.journal_bytes() / 8));
+            let (started, words, started_at) = image.started;
+            let line = GEOMETRY.journal_lane(0);
+            words.iter().enumerate().for_each(|(at, word)| journal.store(line + at, *word));
+            journal.store(line + COMMIT, started);
+            journal.store(line + k::STARTED_AT, started_at);
+            let copy = Rings { lane: 0, geometry: GEOMETRY, sq: &sq, cq: &cq, journal: Some(&journal) };
+            let rows: Vec<TaskRow> = copy.last(CAPACITY as usize).map(|position| copy.row(position, 0)).collect();
+            assert_eq!(copy.end(), rows.last().map_or(started, |row| row.position + 1), "seed {seed}");
+            let mut ranks = Vec::new();
+            for row in &rows {
+                let position = row.position;
+                let Some(task) = row.task else {
+                    torn += 1;
+                    ranks.push(0);
+                    continue;
+                };
+                whole += 1;
+                let asked: [u64; WORDS] = std::array::from_fn(|at| if at == 0 { 0 } else { asked(position, at) });
+                assert_eq!(task.descriptor.words[1..], asked[1..], "seed {seed}, position {position}");
+                ranks.push(match task.phase {
+                    Phase::Ended(end) => {
+                        let answered: [u64; WORDS] = std::array::from_fn(|at| answered(position, at));
+                        assert_eq!(end.words[1..], answered[1..], "seed {seed}, position {position}");
+                        0
+                    }
+                    Phase::InFlight { .. } => {
+                        assert_eq!(words[1..], asked[1..], "seed {seed}, position {position}");
+                        in_flight += 1;
+                        1
+                    }
+                    Phase::Waiting => {
+                        waiting += 1;
+                        2
+                    }
+                    Phase::Unanswered => panic!("seed {seed}: the journal is there"),
+                });
+            }
+            assert!(ranks.is_sorted() && ranks.iter().filter(|rank| **rank == 1).count() <= 1, "seed {seed}: {rows:?}");
+            let intact = rows.iter().filter(|row| row.task.is_some()).count() as u64;
+            assert_eq!((intact, rows.len() as u64 - intact), (image.tasks, image.torn), "seed {seed}: {rows:?}");
+            // As `show` counts: the task that was started last is answered, or in flight.
+            let is_answered = started > 0 && copy.commit(&cq, started - 1) >= started;
+            assert_eq!(is_answered, started > 0 && !ranks.contains(&1), "seed {seed}: {rows:?}");
+            let behind = rows.iter().filter(|row| row.position >= started).count();
+            assert_eq!(behind, ranks.iter().filter(|rank| **rank == 2).count(), "seed {seed}: what waits is behind");
+        }
+        let seen = [whole, torn, in_flight, waiting];
+        assert!(seen.iter().all(|count| *count > 100), "{seen:?}");
     }
 }
