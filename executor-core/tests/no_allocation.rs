@@ -17,7 +17,8 @@ use executor_core::status::Malformed;
 use executor_core::task::LaneFacts;
 use executor_core::worker::{QUANTUM, Worker, WorkerOptions};
 use executor_core::{
-    ExecutorConfig, Handler, Priority, Registry, Response, Status, Task, TaskContext, TaskError, TaskExecutor,
+    ExecutorConfig, Handler, LatencyGoal, LatencyKind, Priority, Registry, Response, Status, Task, TaskContext,
+    TaskError, TaskExecutor,
 };
 
 thread_local! {
@@ -149,8 +150,16 @@ fn run(executor: &TaskExecutor, tasks: u64, code: impl Fn() -> Result<(), TaskEr
 #[test]
 fn a_closure_that_captures_nothing_allocates_nothing_on_its_way_round() {
     let _watch = WATCH.lock().unwrap_or_else(PoisonError::into_inner);
-    let config = ExecutorConfig { worker_threads: 1, ..ExecutorConfig::default() };
-    let executor = TaskExecutor::new(config).unwrap();
+    // Every task is over its target, and the first one is the worst of all.
+    let config = ExecutorConfig { worker_threads: 1, target_latency_ns: 0, ..ExecutorConfig::default() };
+    let goal =
+        LatencyGoal { kind: LatencyKind::Execution, window: Duration::from_secs(3600), ..LatencyGoal::default() };
+    let executor = TaskExecutor::builder(config).latency_goal(goal).build().unwrap();
+    let worst = Task::new("worst", Priority::Normal, || {
+        std::thread::sleep(Duration::from_millis(200));
+        Ok(())
+    });
+    assert!(executor.submit_and_wait(worst, Duration::from_secs(60)).unwrap().success);
     // Once with everything that is made on first use: the lanes, the thread's ids, the worker's sleep.
     run(&executor, 100, || Ok(()));
     let watch = || {

@@ -1,10 +1,13 @@
 //! What each worker counts: one writer, plain loads and stores, readable at any time.
+//!
+//! Names are no words: they lie behind a lock, which the worker takes once a task and nobody contends for but the steward,
+//! ten times a second, and who asks for tasks that are stuck.
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::target::{LatencyKind, Recent, Slow, SlowCause};
+use super::target::{LatencyKind, Reason, Recent, Slow, SlowCause};
 use crate::task::TaskId;
 
 /// One worker's counts. Times are in ticks.
@@ -94,25 +97,38 @@ impl Account {
         self.running.store(self.executed.load(Relaxed) + 1, Relaxed);
     }
 
-    /// Why the task that is ending took too long: its stamps, and whether the kernel took its CPU away meanwhile.
+    /// Why the task that is ending took too long: its stamps, and whether the kernel took its CPU away meanwhile. Allocates
+    /// nothing: names are for [`describe`](Self::describe).
     #[cold]
     pub(crate) fn explain(
         &self,
         [submitted_at, started_at, ended_at]: [u64; 3],
         preempted: Option<bool>,
         kind: LatencyKind,
-    ) -> Slow {
-        let desk = self.desk();
+    ) -> Reason {
         let (waited, ran) = (started_at.saturating_sub(submitted_at), ended_at.saturating_sub(started_at));
         let slept = self.woke_at.load(Relaxed).min(started_at).saturating_sub(submitted_at);
-        let cause = if kind == LatencyKind::Execution || ran >= waited {
-            if preempted == Some(true) { SlowCause::Preempted } else { SlowCause::Running }
+        if kind == LatencyKind::Execution || ran >= waited {
+            if preempted == Some(true) { Reason::Preempted } else { Reason::Running }
         } else if slept >= waited - slept.min(waited) {
-            SlowCause::Asleep
-        } else if desk.ahead.ended_at > submitted_at {
-            SlowCause::QueuedBehind { name: desk.ahead.name.clone().into_owned() }
+            Reason::Asleep
+        } else if self.desk().ahead.ended_at > submitted_at {
+            Reason::QueuedBehind
         } else {
-            SlowCause::NotLookedAt
+            Reason::NotLookedAt
+        }
+    }
+
+    /// The task that is ending, by name.
+    #[cold]
+    pub(crate) fn describe(&self, reason: Reason) -> Slow {
+        let desk = self.desk();
+        let cause = match reason {
+            Reason::Running => SlowCause::Running,
+            Reason::Preempted => SlowCause::Preempted,
+            Reason::Asleep => SlowCause::Asleep,
+            Reason::QueuedBehind => SlowCause::QueuedBehind { name: desk.ahead.name.clone().into_owned() },
+            Reason::NotLookedAt => SlowCause::NotLookedAt,
         };
         Slow { task_id: desk.current.id, name: desk.current.name.clone().into_owned(), cause }
     }

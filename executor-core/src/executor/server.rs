@@ -213,7 +213,8 @@ impl Lane for Server {
                 let stamps = [taken.submitted_at, times[0], times[1]];
                 let since = if kind == LatencyKind::Execution { times[0] } else { taken.submitted_at };
                 let why = || account.explain(stamps, preempted, kind);
-                account.recent.count(times[1], times[1].saturating_sub(since), why);
+                let which = |reason| account.describe(reason);
+                account.recent.count(times[1], times[1].saturating_sub(since), why, which);
             }
         }
         let away = taken.reply.is_some().then(|| self.engine.beds.leave());

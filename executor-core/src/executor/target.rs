@@ -62,8 +62,10 @@ struct Slice {
     tasks: AtomicU64,
     over: AtomicU64,
     buckets: Box<[AtomicU64]>,
-    /// Tasks over the target, by [`SlowCause::index`].
-    causes: [AtomicU64; SlowCause::COUNT],
+    /// Tasks over the target, by [`Reason`].
+    causes: [AtomicU64; Reason::COUNT],
+    /// The latency of `worst`.
+    worst_ticks: AtomicU64,
     worst: Mutex<Option<(u64, Slow)>>,
 }
 
@@ -86,24 +88,36 @@ pub enum SlowCause {
     NotLookedAt,
 }
 
-impl SlowCause {
+/// The same without a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reason {
+    Running,
+    Preempted,
+    Asleep,
+    QueuedBehind,
+    NotLookedAt,
+}
+
+impl Reason {
     const COUNT: usize = 5;
     const NAMES: [&'static str; Self::COUNT] = ["running", "preempted", "asleep", "queued behind", "not looked at"];
+}
 
-    fn index(&self) -> usize {
+impl SlowCause {
+    fn reason(&self) -> Reason {
         match self {
-            Self::Running => 0,
-            Self::Preempted => 1,
-            Self::Asleep => 2,
-            Self::QueuedBehind { .. } => 3,
-            Self::NotLookedAt => 4,
+            Self::Running => Reason::Running,
+            Self::Preempted => Reason::Preempted,
+            Self::Asleep => Reason::Asleep,
+            Self::QueuedBehind { .. } => Reason::QueuedBehind,
+            Self::NotLookedAt => Reason::NotLookedAt,
         }
     }
 }
 
 impl std::fmt::Display for SlowCause {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(Self::NAMES.get(self.index()).copied().unwrap_or_default())?;
+        f.write_str(Reason::NAMES.get(self.reason() as usize).copied().unwrap_or_default())?;
         if let Self::QueuedBehind { name } = self { write!(f, " {name}") } else { Ok(()) }
     }
 }
@@ -122,7 +136,7 @@ pub(crate) struct Window {
     pub(crate) tasks: u64,
     pub(crate) over: u64,
     pub(crate) histogram: HistogramSnapshot,
-    causes: [u64; SlowCause::COUNT],
+    causes: [u64; Reason::COUNT],
     worst: Option<(u64, Slow)>,
 }
 
@@ -136,6 +150,7 @@ impl Recent {
             over: AtomicU64::new(0),
             buckets: words(BUCKETS),
             causes: Default::default(),
+            worst_ticks: AtomicU64::new(0),
             worst: Mutex::new(None),
         };
         Self {
@@ -147,9 +162,16 @@ impl Recent {
         }
     }
 
-    /// Counts a task that took `ticks`, and asks why if that was too long. The worker alone calls this.
+    /// Counts a task that took `ticks`, asks why if that was too long, and which one it was if none was as bad. The worker
+    /// alone calls this.
     #[inline]
-    pub(crate) fn count(&self, completed_at: u64, ticks: u64, why: impl FnOnce() -> Slow) {
+    pub(crate) fn count(
+        &self,
+        completed_at: u64,
+        ticks: u64,
+        why: impl FnOnce() -> Reason,
+        which: impl FnOnce(Reason) -> Slow,
+    ) {
         if completed_at >= self.ends_at.load(Relaxed) {
             self.advance(completed_at);
         }
@@ -158,7 +180,7 @@ impl Recent {
         add(&slice.tasks);
         if ticks > self.target {
             add(&slice.over);
-            slice.blame(ticks, why());
+            slice.blame(ticks, why(), which);
         }
         if let Some(bucket) = slice.buckets.get(bucket_of(ticks)) {
             add(bucket);
@@ -172,7 +194,8 @@ impl Recent {
             slice.began_at.store(0, Release);
             // fence: the words below are stored after it, so whoever loads one of those zeros finds the 0 above as well.
             std::sync::atomic::fence(Release);
-            let words = [&slice.tasks, &slice.over].into_iter().chain(&slice.buckets).chain(&slice.causes);
+            let words =
+                [&slice.tasks, &slice.over, &slice.worst_ticks].into_iter().chain(&slice.buckets).chain(&slice.causes);
             words.for_each(|word| word.store(0, Relaxed));
             *slice.worst.lock().unwrap_or_else(PoisonError::into_inner) = None;
             slice.began_at.store(now, Release);
@@ -222,13 +245,13 @@ impl Recent {
 
 impl Slice {
     #[cold]
-    fn blame(&self, ticks: u64, slow: Slow) {
-        if let Some(word) = self.causes.get(slow.cause.index()) {
+    fn blame(&self, ticks: u64, reason: Reason, which: impl FnOnce(Reason) -> Slow) {
+        if let Some(word) = self.causes.get(reason as usize) {
             word.store(word.load(Relaxed) + 1, Relaxed);
         }
-        let mut worst = self.worst.lock().unwrap_or_else(PoisonError::into_inner);
-        if worst.as_ref().is_none_or(|(longest, _)| ticks > *longest) {
-            *worst = Some((ticks, slow));
+        if ticks > self.worst_ticks.load(Relaxed) {
+            self.worst_ticks.store(ticks, Relaxed);
+            *self.worst.lock().unwrap_or_else(PoisonError::into_inner) = Some((ticks, which(reason)));
         }
     }
 }
@@ -236,7 +259,7 @@ impl Slice {
 impl Window {
     fn empty() -> Self {
         let histogram = HistogramSnapshot::from_buckets(std::iter::empty());
-        Self { tasks: 0, over: 0, histogram, causes: [0; SlowCause::COUNT], worst: None }
+        Self { tasks: 0, over: 0, histogram, causes: [0; Reason::COUNT], worst: None }
     }
 
     fn merge(mut self, other: &Self) -> Self {
@@ -362,7 +385,7 @@ impl super::engine::Engine {
         let found = all.fold(Window::empty(), |sum, window| sum.merge(&window));
         report.latency_ns = clock.ticks_to_ns(found.histogram.quantile(percentile).unwrap_or(0));
         (report.tasks, report.over) = (found.tasks, found.over);
-        report.reasons = SlowCause::NAMES.into_iter().zip(found.causes).filter(|&(_, count)| count > 0).collect();
+        report.reasons = Reason::NAMES.into_iter().zip(found.causes).filter(|&(_, count)| count > 0).collect();
         report.reasons.sort_by_key(|&(_, count)| std::cmp::Reverse(count));
         report.worst = found.worst.clone().map(|(ticks, Slow { task_id, name, cause })| SlowTask {
             task_id,
