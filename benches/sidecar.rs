@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use executor_client::{Client, ConnectOptions, InstanceName};
 use executor_core::Registry;
 use executor_core::idle::IdleStrategy;
+use executor_core::recorder::Recording;
 use executor_core::registry::RegistryError;
 use executor_shm::{Sidecar, StopSignals};
 use executord::floor::CAPACITY;
@@ -45,13 +46,15 @@ pub(crate) struct Setup {
     pub(crate) timing: bool,
     /// What its worker does between tasks.
     pub(crate) idle: IdleStrategy,
+    /// Whether histograms, times and the flight recorder are kept.
+    pub(crate) records: bool,
 }
 
 impl Setup {
     /// A default lane, stamps, and a worker that spins.
     pub(crate) fn one_lane(cpu: u32) -> Self {
         let (capacity, idle) = (CAPACITY as u32, IdleStrategy::Spin);
-        Self { cpu, lanes: 1, capacity, request_bytes: 256, timing: true, idle }
+        Self { cpu, lanes: 1, capacity, request_bytes: 256, timing: true, idle, records: true }
     }
 }
 
@@ -100,7 +103,12 @@ impl SidecarProcess {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg(SIDECAR).arg(std::process::id().to_string()).arg(self.instance.to_string());
         command.args([setup.cpu, setup.lanes, setup.capacity, setup.request_bytes].map(|number| number.to_string()));
-        command.args([&setup.timing.to_string(), setup.idle.name(), &(role == Role::StandBy).to_string()]);
+        command.args([
+            &setup.timing.to_string(),
+            setup.idle.name(),
+            &(role == Role::StandBy).to_string(),
+            &setup.records.to_string(),
+        ]);
         // A group of its own: Ctrl-C reaches the bench alone, which then ends the sidecar in order.
         command.stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0);
         let mut running = running();
@@ -226,7 +234,7 @@ fn serve(
     arguments: &[String],
     registry: impl FnOnce() -> Result<Registry, RegistryError>,
 ) -> Result<(), Box<dyn Error>> {
-    let [parent, instance, cpu, lanes, capacity, request_bytes, timing, idle, stands_by] = arguments else {
+    let [parent, instance, cpu, lanes, capacity, request_bytes, timing, idle, stands_by, records] = arguments else {
         return Err("wrong number of arguments".into());
     };
     let signals = StopSignals::block()?;
@@ -242,7 +250,8 @@ fn serve(
         .request_bytes(request_bytes.parse()?)
         .cpus(&[cpu.parse()?])
         .idle(idle.parse()?)
-        .timing(timing.parse()?);
+        .timing(timing.parse()?)
+        .recording(if records.parse()? { Recording::default() } else { Recording::Off });
     let handle = if stands_by.parse()? {
         let standby = sidecar.stand_by()?;
         println!("{STANDS_BY}");

@@ -3,7 +3,6 @@
 use executor_core::Status;
 use executor_core::histogram::HistogramSnapshot;
 use executor_core::idle::IdleStrategy;
-use executor_core::meter::COUNTS;
 use executor_shm::Group;
 use executor_shm::inspect::{Inspection, LaneView, Listed};
 use serde_json::{Map, Value, json};
@@ -181,7 +180,7 @@ pub(crate) fn percentiles(view: &Inspection, histogram: &HistogramSnapshot) -> V
 
 /// Counts by the name of the status; only those that are not 0, so that nobody has to look for them.
 pub(crate) fn by_status(counts: &[u64]) -> Value {
-    let named: Map<String, Value> = (0..COUNTS as u8)
+    let named: Map<String, Value> = (0..Status::CODES as u8)
         .zip(counts)
         .filter(|(_, count)| **count > 0)
         .map(|(code, &count)| (Status::name_of(code).to_owned(), count.into()))

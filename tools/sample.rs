@@ -82,6 +82,8 @@ impl<'a> Change<'a> {
             HandlerView {
                 row: after.row.clone(),
                 by_status: since(&after.by_status, &before.by_status),
+                request_bytes: after.request_bytes.saturating_sub(before.request_bytes),
+                response_bytes: after.response_bytes.saturating_sub(before.response_bytes),
                 queue: after.queue.since(&before.queue),
                 run: after.run.since(&before.run),
             }

@@ -330,6 +330,7 @@ impl Client {
     #[inline(always)]
     pub(crate) fn take(&mut self, position: u64, record: CompletionRecord, status: Status) -> Completion<'_> {
         self.note(position, Note::Taken);
+        self.lane.collected();
         if position == self.lane.credited() {
             self.lane.credit(); // N1: a step at a time, so that no submit finds a whole lap to give back
         }

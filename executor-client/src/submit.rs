@@ -91,6 +91,7 @@ impl Client {
         if self.lane.is_full() {
             self.reclaim();
             if self.lane.is_full() {
+                self.lane.rejected();
                 return Err(SubmitError::Full(*task));
             }
         }

@@ -14,6 +14,7 @@ use std::time::Duration;
 use executor_client::{Client, InstanceName, TaskDescriptor};
 use executor_shm::Sidecar;
 use executor_shm::core::idle::IdleStrategy;
+use executor_shm::core::recorder::Recording;
 use executor_shm::core::{Handler, Registry};
 use nix::unistd::{getpid, getppid, gettid};
 
@@ -30,7 +31,7 @@ fn a_task_enters_the_kernel_on_neither_side() {
     }
     let log = std::env::temp_dir().join(format!("executor-calls-{}", std::process::id()));
     let mut command = Command::new("strace");
-    command.arg("-f").arg("-o").arg(&log).arg(std::env::current_exe().unwrap());
+    command.arg("-fy").arg("-o").arg(&log).arg(std::env::current_exe().unwrap());
     command.args(["--exact", "a_task_enters_the_kernel_on_neither_side", "--nocapture"]).env(TRACED, "1");
     let output = match command.output() {
         Ok(output) => output,
@@ -60,10 +61,19 @@ fn a_task_enters_the_kernel_on_neither_side() {
         .lines()
         .take(end)
         .skip(begin + 1)
-        .filter(|line| !line.contains("getppid")) // the second half of a mark that took long
+        .filter(|line| !line.contains("getppid") && !line.contains(" resumed>")) // the second half of one that took long
         .filter(|line| line.split_whitespace().next().is_some_and(|thread| thread == client || thread == worker))
         .collect();
+    // After a preemption the worker asks once for how long, and around a task that took long for its page faults.
+    let is_noted = |line: &&&str| line.contains("/schedstat>") || line.contains("getrusage(RUSAGE_THREAD");
+    let (noted, inside): (Vec<&str>, Vec<&str>) = inside.iter().partition(|line| is_noted(&line));
     assert!(inside.is_empty(), "system calls while {TASKS} tasks of either kind ran:\n{}", inside.join("\n"));
+    assert!(
+        noted.len() < TASKS as usize / 2,
+        "{} of {TASKS} tasks had the worker enter the kernel\n{}",
+        noted.len(),
+        noted[..40].join("\n")
+    );
     let workers_own = calls.lines().filter(|line| line.split_whitespace().next() == Some(worker)).count();
     assert!(workers_own > 0, "the worker is traced");
 }
@@ -80,6 +90,8 @@ fn go_round() {
         }
     }));
     let builder = Sidecar::builder().instance(instance.clone()).capacity(64).pinned(false).idle(IdleStrategy::Spin);
+    // Traced, all tasks take long.
+    let builder = builder.recording(Recording::SlowAfter(Duration::from_secs(3600)));
     let sidecar = builder.registry(registry.build().unwrap()).start().unwrap();
     let mut client = Client::connect_timeout(&instance, PATIENCE).unwrap();
     pipeline(&mut client, 100, &[1; 16]);

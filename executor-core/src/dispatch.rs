@@ -9,6 +9,8 @@
 //! - D2: the handler is called only between `start` with no verdict and `publish`.
 //! - D3: a panic leaves `in_flight` set, so `Desk::resolve_panic` can end that very task.
 
+mod judgement;
+
 use std::any::Any;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,15 +18,17 @@ use std::sync::atomic::AtomicU64;
 
 use crate::clock::Clock;
 use crate::handler::Fault;
-use crate::histogram::BUCKETS;
-use crate::meter::{self, COUNTS, MeterLayout};
+use crate::histogram::{BUCKETS, bucket_of};
+use crate::meter::{self, COUNTS, HANDLER_WORDS, LANE_WORDS, MeterLayout, WORKER_WORDS, WorkerWord};
 use crate::record::{CompletionRecord, DescriptorRecord, INLINE_PAYLOAD};
-use crate::registry::{Row, Table};
+use crate::recorder::{Ending, EventKind, Failure, Notebook, SlowTask};
+use crate::registry::Table;
 use crate::response::{Response, Written};
 use crate::rota::Place;
-use crate::status::{HandlerChange, Interrupted, Malformed, Poison, Status};
+use crate::status::{Malformed, Poison, Status};
 use crate::task::{LaneFacts, TaskContext, TaskId};
 use crate::view::RequestView;
+use judgement::{fail, judge, payload_lost};
 
 /// One lane as the dispatch loop sees it.
 pub trait Lane {
@@ -110,6 +114,8 @@ pub struct Served<L> {
     pub lane: L,
     /// What its tasks are told.
     pub facts: LaneFacts,
+    /// When its worker got it, in ticks.
+    pub(crate) since: u64,
     /// The position at which it goes back, once it is being drained. Kept as a position and not as a count of tasks
     /// left, so that a handler that unwinds leaves nothing to be made good.
     limit: Option<u64>,
@@ -118,7 +124,7 @@ pub struct Served<L> {
 impl<L> Served<L> {
     /// A lane to be adopted by a worker.
     pub fn new(lane: L, facts: LaneFacts) -> Self {
-        Self { lane, facts, limit: None }
+        Self { lane, facts, since: 0, limit: None }
     }
 }
 
@@ -185,6 +191,7 @@ pub(crate) struct Desk<M> {
     pub(crate) in_flight: Option<InFlight>,
     /// `completed_at` of the task just served, 0 after a miss: a task submitted before it starts at it.
     pub(crate) last_completed_at: u64,
+    pub(crate) notes: Notebook,
 }
 
 /// The task whose handler is running.
@@ -218,6 +225,7 @@ impl<M: Deref<Target = [AtomicU64]>> Desk<M> {
             return false;
         }
         let started_at = self.stamp();
+        self.notes.found(&self.meter, started_at);
         if served.lane.brings_code() {
             return self.run_own(served, place, attempt, started_at);
         }
@@ -247,8 +255,14 @@ impl<M: Deref<Target = [AtomicU64]>> Desk<M> {
             let (code, detail) = (status.code(), status.detail());
             let ended = Ended { code, detail, attempt: attempt - 1, ran: false, started_at, dense };
             self.end(served, &ended, &Written::NOTHING);
+            self.judged(served, status);
             return true;
         };
+        if attempt > 1 {
+            let values = [served.lane.position(), u64::from(attempt)];
+            self.notes.tell(&self.meter, EventKind::RunAgain, served.facts.lane, &values);
+        }
+        self.notes.runs(row.dense, started_at);
 
         self.in_flight = Some(InFlight { place, attempt, dense, started_at });
         let context = TaskContext {
@@ -270,15 +284,49 @@ impl<M: Deref<Target = [AtomicU64]>> Desk<M> {
             response = served.lane.response();
             outcome = row.run(&context, request, &mut response); // D3: may unwind
         }
-        let (code, detail, ran) = match outcome {
-            Ok(()) => (Status::Done.code(), 0, true),
-            Err(fault) => fail(fault, &mut response),
+        self.notes.ran(&self.meter, started_at);
+        let Err(fault) = outcome else {
+            let written = response.finish();
+            self.in_flight = None;
+            let (code, detail) = (Status::Done.code(), 0);
+            self.end(served, &Ended { code, detail, attempt, ran: true, started_at, dense }, &written);
+            if !written.fits {
+                self.failed(served, TOO_LONG, 0, "the response is longer than a response buffer");
+            }
+            return true;
         };
+        let (code, detail, ran) = fail(&fault, &mut response);
         let written = response.finish();
         self.in_flight = None;
         let attempt = if ran { attempt } else { attempt - 1 };
         self.end(served, &Ended { code, detail, attempt, ran, started_at, dense }, &written);
+        match &fault {
+            Fault::Task(error) => self.failed(served, code, detail, error.message()),
+            Fault::Malformed(reason) => self.failed(served, code, detail, reason.text()),
+        }
         true
+    }
+
+    /// Notes that a task was not run.
+    #[cold]
+    fn judged<L: Lane>(&mut self, served: &Served<L>, status: Status) {
+        let text = match status {
+            Status::Malformed(reason) => reason.text(),
+            Status::Interrupted(reason) => reason.text(),
+            Status::HandlerChanged(reason) => reason.text(),
+            Status::Poisoned(reason) => reason.text(),
+            Status::Expired => "the deadline had passed before the task could start",
+            _ => return,
+        };
+        self.failed(served, status.code(), status.detail(), text);
+    }
+
+    /// Notes the error of the task that was just published.
+    #[cold]
+    fn failed<L: Lane>(&mut self, served: &Served<L>, status: u8, detail: u8, text: &str) {
+        let position = served.lane.position().wrapping_sub(1);
+        let (handler_id, lane) = (self.record.handler_id(), served.facts.lane);
+        self.notes.failed(&self.meter, &Failure { handler_id, status, detail, lane, position, text });
     }
 
     /// Serves a task that brings its own code.
@@ -311,7 +359,9 @@ impl<M: Deref<Target = [AtomicU64]>> Desk<M> {
         let written = response.finish();
         let InFlight { attempt, dense, started_at, .. } = flight;
         let (code, detail) = (Status::Panicked.code(), 0);
+        self.notes.ran(&self.meter, started_at);
         self.end(served, &Ended { code, detail, attempt, ran: true, started_at, dense }, &written);
+        self.failed(served, code, detail, panic_text(panic));
     }
 
     #[inline(always)]
@@ -338,111 +388,81 @@ impl<M: Deref<Target = [AtomicU64]>> Desk<M> {
         served.lane.publish(&CompletionRecord { words });
         self.last_completed_at = completed_at;
 
+        let meter = &*self.meter;
         let worker = self.layout.worker(self.worker as usize);
-        meter::add(&self.meter, worker + meter::WorkerWord::Tasks as usize, 1);
+        let Some(worker) = meter::block::<WORKER_WORDS>(meter, worker) else { return };
+        meter::bump(&worker[WorkerWord::Tasks as usize], 1);
+        let Some(lane) = meter::block::<LANE_WORDS>(meter, served.facts.meter) else { return };
         if code != Status::Done.code() {
-            meter::add(&self.meter, served.facts.meter + code as usize, 1);
+            meter::bump(&lane[usize::from(code) % COUNTS], 1);
         }
-        if let Some(dense) = dense {
-            let handler = self.layout.handler(self.worker as usize, dense as usize);
-            meter::add(&self.meter, handler + code as usize, 1);
-            if self.timed && ran {
-                meter::record(&self.meter, handler + COUNTS + BUCKETS, completed_at.saturating_sub(started_at));
-                if submitted_at != 0 {
-                    // The producer's stamp is its own word: held between its attach and the start.
-                    let submitted_at = submitted_at.max(served.facts.attached_at).min(started_at);
-                    meter::record(&self.meter, handler + COUNTS, started_at - submitted_at);
-                    let total = completed_at.saturating_sub(submitted_at);
-                    meter::record(&self.meter, served.facts.meter + COUNTS, total);
-                }
-            }
+        let Some(dense) = dense else { return };
+        let handler = self.layout.handler(self.worker as usize, dense as usize);
+        let Some(handler) = meter::block::<HANDLER_WORDS>(meter, handler) else { return };
+        meter::bump(&handler[usize::from(code) % COUNTS], 1);
+        if !(ran && self.notes.is_on) {
+            return;
         }
-    }
-}
-
-/// Why the task must not run, if so. A task that runs again was judged before; its deadline is not looked at twice.
-#[inline(always)]
-fn judge<L: Lane>(
-    record: &DescriptorRecord,
-    row: Option<&Row>,
-    served: &Served<L>,
-    attempt: u16,
-    started_at: u64,
-    clock: &Clock,
-) -> Option<Status> {
-    if let Some(reason) = served.lane.poison() {
-        return Some(match reason {
-            reason if attempt == 1 => Status::Poisoned(reason),
-            Poison::Damaged => Status::Interrupted(Interrupted::PayloadLost),
-            _ => Status::Interrupted(Interrupted::Attempts),
-        });
-    }
-    let Some(row) = row else {
-        return Some(unknown(attempt));
-    };
-    if row.since > served.facts.generation || row.is_gone() {
-        return Some(changed(row, served.facts.generation, attempt));
-    }
-    let length = record.length();
-    if record.flags() != 0 {
-        return Some(Status::Malformed(Malformed::BadFlags));
-    }
-    if length as usize > INLINE_PAYLOAD && length as usize > served.lane.request_bytes() {
-        return Some(Status::Malformed(Malformed::TooLong));
-    }
-    if !row.takes(length) {
-        return Some(Status::Malformed(Malformed::WrongSize));
-    }
-    if record.deadline() != 0 && attempt == 1 {
-        let now = if started_at != 0 { started_at } else { clock.now() };
-        if now > record.deadline() {
-            return Some(Status::Expired);
+        let (request, response) = (self.record.length(), if written.fits { length } else { 0 });
+        for of in [handler.first_chunk::<COUNTS>(), lane.first_chunk::<COUNTS>()].into_iter().flatten() {
+            meter::bump(&of[meter::REQUEST_BYTES], u64::from(request));
+            meter::bump(&of[meter::RESPONSE_BYTES], u64::from(response));
         }
-    }
-    None
-}
-
-#[cold]
-fn unknown(attempt: u16) -> Status {
-    if attempt == 1 {
-        Status::Malformed(Malformed::UnknownHandler)
-    } else {
-        Status::Interrupted(Interrupted::HandlerChanged)
-    }
-}
-
-#[cold]
-fn changed(row: &Row, generation: u32, attempt: u16) -> Status {
-    if attempt > 1 {
-        Status::Interrupted(Interrupted::HandlerChanged)
-    } else if row.since <= generation {
-        Status::Malformed(Malformed::UnknownHandler) // it was gone before this lane attached
-    } else if row.is_gone() {
-        Status::HandlerChanged(HandlerChange::Missing)
-    } else {
-        Status::HandlerChanged(HandlerChange::Changed)
-    }
-}
-
-#[cold]
-fn payload_lost(attempt: u16) -> Status {
-    if attempt == 1 { Status::Poisoned(Poison::Damaged) } else { Status::Interrupted(Interrupted::PayloadLost) }
-}
-
-/// Status byte, detail byte, and whether it was the author's code that failed.
-#[cold]
-fn fail(fault: Fault, response: &mut Response<'_>) -> (u8, u8, bool) {
-    let (status, ran) = match fault {
-        Fault::Task(error) => {
-            response.set_text(error.message());
-            (Status::Failed { code: error.code() }, true)
+        if !self.timed {
+            return;
         }
-        Fault::Malformed(reason) => {
-            response.clear();
-            (Status::Malformed(reason), false)
+        let run = completed_at.saturating_sub(started_at);
+        meter::bump(&worker[WorkerWord::BusyTicks as usize], run);
+        meter::bump(&handler[COUNTS + BUCKETS + bucket_of(run)], 1);
+        self.notes.took(dense, started_at, run);
+        let mut waits_since = started_at;
+        if submitted_at != 0 {
+            // The producer's stamp is its own word: held between its attach and the start.
+            waits_since = submitted_at.max(served.facts.attached_at).min(started_at);
+            meter::bump(&handler[COUNTS + bucket_of(started_at - waits_since)], 1);
+            meter::bump(&lane[COUNTS + bucket_of(completed_at.saturating_sub(waits_since))], 1);
         }
-    };
-    (status.code(), status.detail(), ran)
+        let total = completed_at.saturating_sub(waits_since);
+        if self.notes.is_slow(dense, total) && self.notes.admits(&self.meter, dense, total, completed_at) {
+            let stamps = [waits_since, started_at, completed_at];
+            self.slow(served, (dense, code, detail, attempt), stamps, (request, response));
+        }
+        self.notes.history.task(started_at, completed_at, served.facts.lane, self.record.handler_id());
+    }
+
+    /// Notes the task that was just published, which was slow.
+    #[cold]
+    #[inline(never)]
+    fn slow<L: Lane>(
+        &mut self,
+        served: &Served<L>,
+        (dense, status, detail, attempt): (u32, u8, u8, u16),
+        [submitted_at, started_at, completed_at]: [u64; 3],
+        (request_bytes, response_bytes): (u32, u32),
+    ) {
+        let position = served.lane.position().wrapping_sub(1);
+        if completed_at < started_at {
+            let values = [position, started_at - completed_at];
+            self.notes.tell(&self.meter, EventKind::ClockBack, served.facts.lane, &values);
+        }
+        let task = SlowTask {
+            task_id: TaskId::new(served.facts.lane, served.facts.base.wrapping_add(position)).as_u64(),
+            lane: served.facts.lane,
+            position,
+            worker: self.worker,
+            handler_id: self.record.handler_id(),
+            status,
+            detail,
+            attempt,
+            request_bytes,
+            response_bytes,
+            submitted_at,
+            started_at,
+            completed_at,
+            ..SlowTask::default()
+        };
+        self.notes.note(&self.meter, &Ending { task, dense, served_since: served.since });
+    }
 }
 
 /// Calls code of somebody else's whose panic is nobody's business; it has said so on stderr. The payload is its author's own

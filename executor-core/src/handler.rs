@@ -1,6 +1,7 @@
 //! One handler with its contract: over bytes, over typed arguments, with items, in place, or with state of its own.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytemuck::checked;
 
@@ -41,6 +42,7 @@ pub struct Handler {
     pub(crate) request_min: u32,
     pub(crate) request_max: u32,
     pub(crate) idempotent: bool,
+    pub(crate) slow_after: Option<Duration>,
     pub(crate) code: Code,
 }
 
@@ -170,7 +172,7 @@ impl Handler {
 
     fn with(id: u32, name: String, code: Code) -> Self {
         let fingerprint = fingerprint(&name, 0, 0, 0, 0, 0);
-        Self { id, name, fingerprint, request_min: 0, request_max: u32::MAX, idempotent: false, code }
+        Self { id, name, fingerprint, request_min: 0, request_max: u32::MAX, idempotent: false, slow_after: None, code }
     }
 
     /// Says that running a task twice does no more than running it once. Only then is a task that was interrupted by a
@@ -186,6 +188,14 @@ impl Handler {
     pub fn request_bytes(mut self, sizes: std::ops::RangeInclusive<u32>) -> Self {
         self.request_min = *sizes.start();
         self.request_max = *sizes.end();
+        self
+    }
+
+    /// From submit to end a task of it that takes longer is slow: an event of the flight recorder, kept with what it waited
+    /// for. Unset, the sidecar's own threshold holds.
+    #[must_use]
+    pub fn slow_after(mut self, time: Duration) -> Self {
+        self.slow_after = Some(time);
         self
     }
 

@@ -24,6 +24,7 @@ pub mod meter;
 pub mod preempt;
 pub mod real_time;
 pub mod record;
+pub mod recorder;
 pub mod registry;
 pub mod response;
 mod rota;

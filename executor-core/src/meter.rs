@@ -5,24 +5,31 @@
 //! different moments.
 //!
 //! ```text
-//! worker 0: 64 words | its handlers 0..h: (16 counts by status, 1024 queue buckets, 1024 run buckets) each
+//! worker 0: 64 words | its handlers 0..h: (16 counts, 1024 queue buckets, 1024 run buckets, 8 slowest tasks) each
 //! worker 1: ...
-//! lanes 0..l: (16 counts by status, 1024 total buckets) each
+//! lanes 0..l: (16 counts, 1024 total buckets) each
+//! recorders 0..=w: see [`recorder`](crate::recorder)
 //! ```
 //!
-//! A lane's `Done` is not counted: it is the lane's count of tasks less all its others. Histograms hold tasks whose handler
+//! The counts of a handler or a lane are those of its tasks by status byte, and the bytes of those that ran. A lane's `Done` is not counted: it is the lane's count of tasks less all its others. Histograms hold tasks whose handler
 //! ran with timing on; queue wait and total hold those of them that the producer stamped.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::histogram::{BUCKETS, HistogramSnapshot, bucket_of};
+use crate::recorder::{RECORDER_WORDS, SLOW_WORDS, SLOWEST};
+use crate::status::Status;
 
-/// Words before the histograms of a handler or a lane: one count per status byte, the rest spare.
+/// Words before the histograms of a handler or a lane: one count per status byte, [`REQUEST_BYTES`], [`RESPONSE_BYTES`].
 pub const COUNTS: usize = 16;
+/// Among the counts: bytes of requests that were run.
+pub const REQUEST_BYTES: usize = 14;
+/// Among the counts: bytes of responses that were given.
+pub const RESPONSE_BYTES: usize = 15;
 /// Words of a worker before its handlers: see [`WorkerWord`].
 pub const WORKER_WORDS: usize = 64;
 /// Words of one handler of one worker.
-pub const HANDLER_WORDS: usize = COUNTS + 2 * BUCKETS;
+pub const HANDLER_WORDS: usize = COUNTS + 2 * BUCKETS + SLOWEST * SLOW_WORDS;
 /// Words of one lane.
 pub const LANE_WORDS: usize = COUNTS + BUCKETS;
 
@@ -44,6 +51,26 @@ pub enum WorkerWord {
     Overslept = 5,
     /// Nanoseconds asleep.
     AsleepNs = 6,
+    /// Ticks inside handlers, of tasks that were timed.
+    BusyTicks = 7,
+    /// When it began to serve, in ticks.
+    ServesSince = 8,
+    /// What [`BusyTicks`](Self::BusyTicks) was then.
+    BusyBefore = 9,
+    /// What [`AsleepNs`](Self::AsleepNs) was then.
+    AsleepBefore = 10,
+    /// When it last looked at all its lanes and found nothing, in ticks, told while it is idle.
+    LookedAt = 11,
+    /// The longest time between two such looks without a task or a sleep, in ticks.
+    LongestGap = 12,
+    /// When that ended, in ticks.
+    LongestGapAt = 13,
+    /// How often the kernel was found to have run something else on its CPU.
+    Preemptions = 14,
+    /// For how long, in nanoseconds.
+    PreemptedNs = 15,
+    /// Tasks over their threshold.
+    SlowTasks = 16,
 }
 
 /// Offsets of everything in a meter, in words. Every block begins on a 64-byte line.
@@ -60,7 +87,12 @@ pub struct MeterLayout {
 impl MeterLayout {
     /// Words of the whole meter.
     pub const fn words(&self) -> usize {
-        self.lane(self.lanes)
+        self.recorder(self.workers + 1)
+    }
+
+    /// Words of its counts, without the recorders that come last.
+    pub const fn words_of_counts(&self) -> usize {
+        self.recorder(0)
     }
 
     /// Where worker `worker` begins.
@@ -77,8 +109,19 @@ impl MeterLayout {
     pub const fn lane(&self, lane: usize) -> usize {
         self.worker(self.workers) + lane * LANE_WORDS
     }
+
+    /// Where the slowest tasks of handler row `row` of worker `worker` begin.
+    pub const fn slowest(&self, worker: usize, row: usize) -> usize {
+        self.handler(worker, row) + COUNTS + 2 * BUCKETS
+    }
+
+    /// Where recorder `recorder` begins: that of a worker, or behind them that of whoever looks after the lanes.
+    pub const fn recorder(&self, recorder: usize) -> usize {
+        self.lane(self.lanes) + recorder * RECORDER_WORDS
+    }
 }
 
+const _: () = assert!(Status::CODES <= REQUEST_BYTES && RESPONSE_BYTES < COUNTS);
 const _: () = assert!(HANDLER_WORDS.is_multiple_of(8));
 const _: () = assert!(LANE_WORDS.is_multiple_of(8));
 
@@ -87,6 +130,26 @@ const _: () = assert!(LANE_WORDS.is_multiple_of(8));
 pub fn add(words: &[AtomicU64], at: usize, by: u64) {
     if let Some(word) = words.get(at) {
         word.store(word.load(Relaxed).wrapping_add(by), Relaxed);
+    }
+}
+
+/// The `N` words from `at` on, which one check makes free to reach: where several of them are to be written.
+#[inline(always)]
+pub(crate) fn block<const N: usize>(words: &[AtomicU64], at: usize) -> Option<&[AtomicU64; N]> {
+    words.get(at..)?.first_chunk()
+}
+
+/// Adds `by` to a word that only the caller writes.
+#[inline(always)]
+pub(crate) fn bump(word: &AtomicU64, by: u64) {
+    word.store(word.load(Relaxed).wrapping_add(by), Relaxed);
+}
+
+/// Stores a word that only the caller writes.
+#[inline(always)]
+pub fn store(words: &[AtomicU64], at: usize, value: u64) {
+    if let Some(word) = words.get(at) {
+        word.store(value, Relaxed);
     }
 }
 
@@ -107,11 +170,16 @@ pub fn histogram(words: &[AtomicU64], at: usize) -> HistogramSnapshot {
 }
 
 /// Copies the counts by status that begin at `at`.
-pub fn counts(words: &[AtomicU64], at: usize) -> [u64; COUNTS] {
+pub fn counts(words: &[AtomicU64], at: usize) -> [u64; Status::CODES] {
     std::array::from_fn(|status| read(words, at + status))
 }
 
 /// A meter on the heap, for workers whose counts nobody outside the process reads.
 pub fn heap(layout: &MeterLayout) -> std::sync::Arc<[AtomicU64]> {
     (0..layout.words()).map(|_| AtomicU64::new(0)).collect()
+}
+
+/// The same without recorders, for workers that record nothing.
+pub fn heap_of_counts(layout: &MeterLayout) -> std::sync::Arc<[AtomicU64]> {
+    (0..layout.words_of_counts()).map(|_| AtomicU64::new(0)).collect()
 }

@@ -83,6 +83,23 @@ impl Sentinel {
         }
     }
 
+    /// Whether it is as [`arm`](Self::arm) left it; always where nothing can be told.
+    #[inline(always)]
+    pub fn is_untouched(&self) -> bool {
+        let Some(word) = self.word else { return true };
+        // SAFETY: as in `arm`.
+        let found = unsafe { word.read_volatile() };
+        found == self.sequence
+    }
+
+    /// Whether code of somebody else's on this thread has put a sequence of its own in its place.
+    pub fn is_replaced(&self) -> bool {
+        let Some(word) = self.word else { return false };
+        // SAFETY: as in `arm`.
+        let found = unsafe { word.read_volatile() };
+        found != 0 && found != self.sequence
+    }
+
     /// Up to here: whether the kernel has interfered since [`arm`](Self::arm); `None` where that cannot be told.
     #[inline(always)]
     pub fn disarm(&self) -> Option<bool> {

@@ -2,6 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::contract::{SliceSpec, TaskSpec};
 use crate::handler::{Code, Fault, Handler, InPlace, Owned, Shared};
@@ -249,6 +250,8 @@ pub struct Table {
     /// Row number + 1 by id, 0 for none; the length is a power of two.
     index: Box<[u16]>,
     rows: Vec<Row>,
+    /// Of handlers that say when a task is slow: id, and when.
+    slow_after: Vec<(u32, Duration)>,
 }
 
 impl std::fmt::Debug for Table {
@@ -281,6 +284,9 @@ impl Table {
             let (request_min, request_max) = (handler.request_min, handler.request_max);
             let row = Row { runner: Some(runner), request_min, request_max, since: 0, dense: at as u32 };
             table.place(handler.id, row);
+            if let Some(time) = handler.slow_after {
+                table.slow_after.push((handler.id, time));
+            }
         }
         Ok(table)
     }
@@ -299,6 +305,12 @@ impl Table {
             }
         }
         self
+    }
+
+    /// Of handlers that say when a task is slow: row, and when.
+    pub(crate) fn slow_after(&mut self) -> Vec<(u32, Duration)> {
+        let own = std::mem::take(&mut self.slow_after);
+        own.into_iter().filter_map(|(id, time)| Some((self.find(id)?.dense, time))).collect()
     }
 
     fn place(&mut self, id: u32, row: Row) {

@@ -10,6 +10,7 @@ use crate::dispatch::{Desk, Scratch, Served};
 use crate::local;
 use crate::meter::{self, MeterLayout};
 use crate::record::{DescriptorRecord, LENGTH_MAX};
+use crate::recorder::{Notebook, Recording};
 use crate::registry::{Registry, Table};
 use crate::rota::Place;
 use crate::status::Status;
@@ -78,12 +79,14 @@ impl Registry {
     pub fn try_task(&self, handler_id: u32, request: &[u8]) -> Trial {
         let layout = MeterLayout { workers: 1, handlers: self.handlers().len(), lanes: 1 };
         let table = Table::new(self, 0).unwrap_or_else(|error| panic!("{error}"));
+        let (clock, meter) = (Clock::detect(), meter::heap_of_counts(&layout));
         let mut desk = Desk {
             table,
-            clock: Clock::detect(),
+            clock,
             timed: true,
             worker: 0,
-            meter: meter::heap(&layout),
+            notes: Notebook::begin(Recording::Off, true, (&meter, &layout), 0, &clock, &[]),
+            meter,
             layout,
             scratch: Scratch::new(request.len()),
             record: DescriptorRecord::default(),

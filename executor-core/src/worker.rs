@@ -26,6 +26,7 @@ use crate::dispatch::{Desk, Lane, Scratch, discard};
 use crate::idle::{Idle, IdleStrategy, Rest};
 use crate::meter::{self, MeterLayout, WorkerWord};
 use crate::record::{DescriptorRecord, LENGTH_MAX};
+use crate::recorder::{Notebook, Recording};
 use crate::registry::{Registry, Since, Table, TableError};
 use crate::rota::Rota;
 
@@ -53,6 +54,8 @@ pub struct WorkerOptions<M> {
     pub quantum: u32,
     /// The longest payload of any lane, in bytes; a lane that takes longer ones costs an allocation when it comes.
     pub request_bytes: usize,
+    /// What to record beside counts.
+    pub recording: Recording,
     /// Where to count.
     pub meter: M,
     /// Offsets in `meter`, with room for this worker, every handler of its registry and every lane.
@@ -137,8 +140,12 @@ impl<L: Lane, M: Deref<Target = [AtomicU64]>> Worker<L, M> {
 
     /// Serves until it is told to close and has handed back its last lane. Call it on the thread that made the table of
     /// this worker's handlers, which may have been long before.
-    pub fn serve_with(self, table: Table) {
+    pub fn serve_with(self, mut table: Table) {
         let options = self.options;
+        let thresholds = table.slow_after();
+        let meter = (&*options.meter, &options.layout);
+        let notes =
+            Notebook::begin(options.recording, options.timed, meter, options.worker, &options.clock, &thresholds);
         let mut turn = Turn {
             desk: Desk {
                 table,
@@ -151,6 +158,7 @@ impl<L: Lane, M: Deref<Target = [AtomicU64]>> Worker<L, M> {
                 record: DescriptorRecord::default(),
                 in_flight: None,
                 last_completed_at: 0,
+                notes,
             },
             rota: Rota::new(options.quantum),
             draining: 0,
@@ -239,7 +247,7 @@ impl<L: Lane, M: Deref<Target = [AtomicU64]>> Turn<L, M> {
     #[cold]
     fn sleep(&mut self) {
         let Some(sleeper) = &mut self.sleeper else { return std::thread::yield_now() };
-        let begun = Instant::now();
+        let (begun, begun_at) = (Instant::now(), self.desk.clock.now());
         let woken = sleeper.sleep(&mut Lanes(&mut self.rota), self.orders.call());
         let word = match woken {
             Woken::AtOnce => None,
@@ -252,6 +260,12 @@ impl<L: Lane, M: Deref<Target = [AtomicU64]>> Turn<L, M> {
             let slept = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
             meter::add(&self.desk.meter, worker + word as usize, 1);
             meter::add(&self.desk.meter, worker + WorkerWord::AsleepNs as usize, slept);
+            let ended_by = match word {
+                WorkerWord::Wakes => 1,
+                WorkerWord::Overslept => 3,
+                _ => 0, // ten a second of a worker with nothing to do would leave nothing else in the recorder
+            };
+            self.desk.notes.slept(&self.desk.meter, begun_at, self.desk.clock.now(), ended_by);
         }
         self.idle.slept();
     }
@@ -261,6 +275,7 @@ impl<L: Lane, M: Deref<Target = [AtomicU64]>> Turn<L, M> {
         self.sweeps = self.sweeps.wrapping_add(CONTROL_INTERVAL);
         if !worked {
             self.publish(WorkerWord::Sweeps, self.sweeps);
+            self.desk.notes.looked(&self.desk.meter);
         }
         self.orders.answer();
         while let Some(command) = self.orders.next() {
@@ -278,6 +293,7 @@ impl<L: Lane, M: Deref<Target = [AtomicU64]>> Turn<L, M> {
         match command {
             Command::Adopt(served) => {
                 let mut served = *served;
+                served.since = self.desk.clock.now();
                 self.desk.scratch.grow(served.lane.scratch_bytes().min(LENGTH_MAX));
                 if self.closing && served.drain() {
                     self.draining += 1;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use executor_core::histogram::{BUCKETS, bucket_of};
 use executor_core::meter::{self, COUNTS};
 use executor_core::record::DescriptorRecord;
-use executor_core::{Handler, Priority, Registry, Status, TaskError, worker};
+use executor_core::{Handler, Priority, Registry, Status, TaskError, recorder, worker};
 use proptest::prelude::*;
 
 use scripted::{Script, Setup, Task, monotonic};
@@ -59,8 +59,8 @@ proptest! {
         prop_assert_eq!(worker::totals(&meter, &layout, 0).tasks, tasks.len() as u64);
 
         // Handlers in order of their ids are the rows; per lane the tasks are answered in their order.
-        let mut handlers = [[0; COUNTS]; 5];
-        let mut lanes = [[0; COUNTS]; 3];
+        let mut handlers = [[0; Status::CODES]; 5];
+        let mut lanes = [[0; Status::CODES]; 3];
         let (mut run, mut queue, mut total) = ([0; 5], [0; 5], [0; 3]);
         for lane in 0..3 {
             let submitted = tasks.iter().filter(|task| task.0 == lane);
@@ -198,6 +198,11 @@ fn workers_count_in_blocks_that_do_not_overlap() {
     for lane in 0..4 {
         assert_eq!(layout.lane(lane), *ends.last().unwrap());
         ends.push(layout.lane(lane) + meter::LANE_WORDS);
+    }
+    assert_eq!(layout.words_of_counts(), *ends.last().unwrap());
+    for recorder in 0..=3 {
+        assert_eq!(layout.recorder(recorder), *ends.last().unwrap());
+        ends.push(layout.recorder(recorder) + recorder::RECORDER_WORDS);
     }
     assert_eq!(layout.words(), *ends.last().unwrap());
     assert!(ends.iter().all(|end| end.is_multiple_of(8)), "each block begins on a line of its own");

@@ -13,6 +13,7 @@ use executor_core::dispatch::Served;
 use executor_core::idle::IdleStrategy;
 use executor_core::local;
 use executor_core::meter::{self, MeterLayout};
+use executor_core::recorder::Recording;
 use executor_core::status::Malformed;
 use executor_core::task::LaneFacts;
 use executor_core::worker::{QUANTUM, Worker, WorkerOptions};
@@ -80,6 +81,7 @@ fn a_task_with_an_inline_payload_allocates_nothing_on_its_way_round() {
     let layout = MeterLayout { workers: 1, handlers: 3, lanes: 2 };
     let clock = Clock::detect();
     let (worker, mut control) = Worker::new(WorkerOptions {
+        recording: Recording::default(),
         worker: 0,
         clock,
         timed: true,

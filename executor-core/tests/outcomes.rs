@@ -16,6 +16,7 @@ use executor_core::idle::IdleStrategy;
 use executor_core::local::{self, LocalCompletion, LocalLane, LocalProducer};
 use executor_core::meter::{self, MeterLayout};
 use executor_core::record::DescriptorRecord;
+use executor_core::recorder::Recording;
 use executor_core::registry::Since;
 use executor_core::status::{HandlerChange, Interrupted, Malformed, Poison};
 use executor_core::task::LaneFacts;
@@ -42,6 +43,7 @@ impl Running {
     fn start_worker(registry: &Registry, worker: u32) -> Self {
         let layout = MeterLayout { workers: worker as usize + 1, handlers: registry.handlers().len(), lanes: 1 };
         let (worker, mut control) = Worker::new(WorkerOptions {
+            recording: Recording::default(),
             worker,
             clock: monotonic(),
             timed: true,
@@ -418,6 +420,7 @@ fn a_worker_whose_own_state_cannot_be_made_serves_nothing_and_says_so() {
     }
     let layout = MeterLayout { workers: 1, handlers: 1, lanes: 1 };
     let (worker, _control) = Worker::<LocalLane, _>::new(WorkerOptions {
+        recording: Recording::default(),
         worker: 0,
         clock: monotonic(),
         timed: false,

@@ -51,12 +51,14 @@ use crate::status::Placement;
 use crate::words::{Words, WordsMut};
 
 mod audit;
+mod notes;
 mod pace;
 mod reset;
 mod start;
 mod stop;
 
 pub use audit::damaged_at;
+use notes::Notes;
 pub(crate) use pace::Limits;
 use pace::{Pace, run_time};
 pub use reset::{clear_lines, count_off_ids, skip_ids};
@@ -118,6 +120,7 @@ pub(crate) struct Housekeeping {
     renewals: Pace,
     /// Whether it could not do all it was asked for the last time.
     is_held_back: bool,
+    notes: Notes,
 }
 
 /// What is told while it is held back.
@@ -164,6 +167,7 @@ impl Housekeeping {
             }
             if self.names_lost || self.names_seen.elapsed() >= NAMES_INTERVAL {
                 self.names_seen = Instant::now();
+                self.notes.look_at_clocks();
                 if !self.master.is_intact() {
                     self.tell("the files' names were taken away; stopping without touching what is there now");
                     self.drain(workers);
@@ -261,6 +265,7 @@ impl Housekeeping {
         let word = self.lanes[lane].word.with(state, reason);
         self.lanes[lane].word = word;
         self.master.set_lane_word(lane as u32, word);
+        self.notes.lane(&self.master, lane as u32, word);
     }
 
     /// FREE -> ACTIVE.

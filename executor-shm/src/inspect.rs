@@ -4,6 +4,7 @@
 //! from slightly different moments. Where two of them would contradict each other the later one is clamped.
 
 mod list;
+mod recorded;
 mod records;
 mod saved;
 mod worker;
@@ -11,8 +12,9 @@ mod worker;
 use std::path::{Path, PathBuf};
 
 use executor_core::Clock;
+use executor_core::Status;
 use executor_core::histogram::{BUCKETS, HistogramSnapshot};
-use executor_core::meter::COUNTS;
+use executor_core::meter::{COUNTS, REQUEST_BYTES, RESPONSE_BYTES};
 use executor_core::record::{COMMIT, CompletionRecord, DescriptorRecord, WORDS};
 use nix::fcntl::OFlag;
 
@@ -27,9 +29,10 @@ use crate::status::{self as table, HandlerRow, Placement};
 use crate::words::Words;
 
 pub use list::{Listed, cpus_in_use, cpus_in_use_beside, list, list_copies};
+pub use recorded::Recorded;
 pub use records::{LaneRecords, Phase, TaskRow, TaskView};
 pub use saved::{Saved, SavedFile};
-pub use worker::{SLEEP_LANES, SleepView, WorkerView};
+pub use worker::{Gap, SLEEP_LANES, SleepView, TimeView, WorkerView};
 
 /// Why an instance cannot be looked at.
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +65,11 @@ pub struct HandlerView {
     /// Its registry row.
     pub row: HandlerRow,
     /// Tasks ended by status byte.
-    pub by_status: [u64; COUNTS],
+    pub by_status: [u64; Status::CODES],
+    /// Bytes of requests that were run.
+    pub request_bytes: u64,
+    /// Bytes of responses that were given.
+    pub response_bytes: u64,
     /// From submit to start.
     pub queue: HistogramSnapshot,
     /// From start to end.
@@ -84,6 +91,19 @@ pub struct InFlightView {
     pub started_at: u64,
     /// Which attempt this is.
     pub attempt: u16,
+}
+
+/// What the owner of a lane says of itself, for people: it may say anything.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProducerView {
+    /// Tasks it submitted.
+    pub submitted: u64,
+    /// Completions its program took.
+    pub collected: u64,
+    /// Positions below this are taken, or nobody wants them.
+    pub credited: u64,
+    /// Submits that found the lane full.
+    pub rejected: u64,
 }
 
 /// One lane as it stands.
@@ -121,8 +141,14 @@ pub struct LaneView {
     pub in_flight: Option<InFlightView>,
     /// Why positions and the task in flight are unknown: one clause; `None` where they are known.
     pub unreadable: Option<String>,
+    /// What its owner counts; `None` where that may not be read.
+    pub producer: Option<ProducerView>,
     /// Tasks that did not end as Done, by status byte, over all owners.
-    pub by_status: [u64; COUNTS],
+    pub by_status: [u64; Status::CODES],
+    /// Bytes of requests that were run, over all owners.
+    pub request_bytes: u64,
+    /// Bytes of responses that were given, over all owners.
+    pub response_bytes: u64,
     /// From submit to end, in ticks, over all owners.
     pub total: HistogramSnapshot,
 }
@@ -347,7 +373,9 @@ impl Inspector {
             .map(|(place, row)| {
                 let mut view = HandlerView {
                     row,
-                    by_status: [0; COUNTS],
+                    by_status: [0; Status::CODES],
+                    request_bytes: 0,
+                    response_bytes: 0,
                     queue: HistogramSnapshot::from_buckets(std::iter::empty()),
                     run: HistogramSnapshot::from_buckets(std::iter::empty()),
                 };
@@ -356,6 +384,9 @@ impl Inspector {
                     for (code, count) in view.by_status.iter_mut().enumerate() {
                         *count = count.saturating_add(self.meter(at + code));
                     }
+                    let add = |sum: &mut u64, word: usize| *sum = sum.saturating_add(self.meter(at + word));
+                    add(&mut view.request_bytes, REQUEST_BYTES);
+                    add(&mut view.response_bytes, RESPONSE_BYTES);
                     view.queue.merge(&self.histogram(at + COUNTS));
                     view.run.merge(&self.histogram(at + COUNTS + BUCKETS));
                 }
@@ -387,7 +418,10 @@ impl Inspector {
             depth: None,
             in_flight: None,
             unreadable: None,
+            producer: None,
             by_status: std::array::from_fn(|code| self.meter(at + code)),
+            request_bytes: self.meter(at + REQUEST_BYTES),
+            response_bytes: self.meter(at + RESPONSE_BYTES),
             total: self.histogram(at + COUNTS),
         };
         if self.life.is_some() {
@@ -402,6 +436,12 @@ impl Inspector {
     fn positions(&self, lane: u32, view: &mut LaneView) -> Result<(), String> {
         let journal = self.journal.as_ref().map_err(String::clone)?;
         let LaneFiles { sq, cq } = self.lane_files(lane, view.nonce)?;
+        view.producer = Some(ProducerView {
+            submitted: sq.load(sq_words::SUBMITTED),
+            collected: sq.load(sq_words::COLLECTED),
+            credited: sq.load(sq_words::CREDITED),
+            rejected: sq.load(sq_words::REJECTED),
+        });
         let slot = |position: u64| sq_words::SLOTS + (position & self.geometry.mask()) as usize * WORDS;
         let lines = self.geometry.journal_lane(lane);
         let started = journal.load_commit(lines + COMMIT);

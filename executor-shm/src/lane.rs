@@ -21,6 +21,8 @@
 //! P3's reader is a later process: the kill between them orders the stores, so only the compiler could break it. The
 //! compiler fences around the handler keep its effects between STARTED and COMPLETED.
 
+mod tally;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst, compiler_fence};
 use std::time::Duration;
@@ -35,7 +37,7 @@ use crate::barrier;
 use crate::bell::Bell;
 use crate::fault::Running;
 use crate::layout::journal::k;
-use crate::layout::lane::WAITING;
+use crate::layout::lane::{SUBMITTED, WAITING};
 use crate::layout::status::{GATE_SLEEPING, LANE_USELESS_WAKES};
 use crate::mutant::Mutant;
 use crate::sigbus::BROKEN;
@@ -51,6 +53,8 @@ pub struct ProducerHalf<S, C> {
     shape: LaneShape,
     submitted: u64,
     credited: u64,
+    collected: u64,
+    rejected: u64,
     /// Whether this process is registered for the barrier that a worker raises before it sleeps.
     registered: bool,
 }
@@ -69,7 +73,8 @@ pub enum Look {
 impl<S: WordsMut, C: Words> ProducerHalf<S, C> {
     /// The half of a pristine lane, from position 0.
     pub fn new(sq: S, cq: C, shape: LaneShape) -> Self {
-        Self { sq, cq, shape, submitted: 0, credited: 0, registered: barrier::is_registered() }
+        let registered = barrier::is_registered();
+        Self { sq, cq, shape, submitted: 0, credited: 0, collected: 0, rejected: 0, registered }
     }
 
     /// Tasks submitted so far: the position of the next.
@@ -96,13 +101,6 @@ impl<S: WordsMut, C: Words> ProducerHalf<S, C> {
         &self.shape
     }
 
-    /// Gives back the slot of the oldest position, whose completion is taken or of no interest to anybody.
-    #[inline(always)]
-    pub fn credit(&mut self) {
-        debug_assert!(self.credited < self.submitted);
-        self.credited += 1;
-    }
-
     /// The request buffer of the next task, for payloads that do not lie inline. The lane must not be full.
     #[inline(always)]
     pub fn request_buffer(&mut self, length: usize) -> &mut [u8] {
@@ -122,6 +120,7 @@ impl<S: WordsMut, C: Words> ProducerHalf<S, C> {
         self.sq.store_record(slot, &record.words);
         self.sq.commit(slot + COMMIT, position + 1); // P1
         self.submitted = position + 1;
+        self.sq.store(SUBMITTED, position + 1);
         position
     }
 

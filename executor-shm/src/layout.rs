@@ -158,6 +158,9 @@ pub mod status {
     pub const HOLD_CPU_LATENCY: usize = 4 * LINE + 1;
     /// The hold on the sidecar's memory, likewise, without a value.
     pub const HOLD_MEMORY: usize = 4 * LINE + 2;
+    /// Nanoseconds from submit to end after which a task is slow, where its handler says nothing else, + 1; 0 if nothing is
+    /// recorded.
+    pub const SLOW_AFTER: usize = 4 * LINE + 3;
 
     /// Where the worker table begins: one line a worker.
     pub const WORKERS: usize = 5 * LINE;
@@ -225,6 +228,14 @@ pub mod lane {
     pub const WISH: usize = 3 * LINE;
     /// `sq`: the owner's pid in its own namespace: for people, never for a decision.
     pub const OWNER: usize = 3 * LINE + 1;
+    /// `sq`: what its owner counts, on a line of its own, for people and never for a decision: tasks submitted.
+    pub const SUBMITTED: usize = 4 * LINE;
+    /// `sq`: completions that its program took.
+    pub const COLLECTED: usize = 4 * LINE + 1;
+    /// `sq`: positions below this have given their slots back: they are taken, or nobody wants them.
+    pub const CREDITED: usize = 4 * LINE + 2;
+    /// `sq`: submits that found the lane full.
+    pub const REJECTED: usize = 4 * LINE + 3;
     /// Where the slots begin.
     pub const SLOTS: usize = PAGE;
 }
@@ -432,11 +443,13 @@ pub const LAYOUT_HASH: u64 = {
         status::WORKER_LACKS,
         status::WORKER_REAL_TIME,
         status::HOLD_MEMORY,
+        status::SLOW_AFTER,
         status::ROW_WORDS,
         status::ROW_NAME,
         lane::WAITING,
         lane::BARRIER,
         lane::WISH,
+        lane::REJECTED,
         lane::SLOTS,
         probe.lane_table(),
         probe.row(5),
@@ -471,9 +484,7 @@ const _: () = assert!(journal::LANES.is_multiple_of(LINE));
 const _: () = assert!(journal::LANE_WORDS == 3 * LINE);
 const _: () = assert!(journal::LANES >= journal::GENERATION + LINE);
 const _: () = assert!(WORDS == LINE);
-const _: () = assert!(journal::k::ATTEMPTS / LINE == 1);
-const _: () = assert!(journal::k::VERDICT / LINE == 1);
-const _: () = assert!(journal::k::STARTED_AT / LINE == 1);
+const _: () = assert!(journal::k::ATTEMPTS == LINE && journal::k::STARTED_AT < 2 * LINE);
 const _: () = assert!(journal::crash::POSITION / LINE == 2 && journal::crash::CHARGED[2] / LINE == 2);
 // Both mappings begin on a page, so that lines of words are lines of the cache.
 const _: () = assert!(LINE * 8 == 64 && PAGE.is_multiple_of(LINE));
@@ -481,7 +492,10 @@ const _: () = assert!(LINE * 8 == 64 && PAGE.is_multiple_of(LINE));
 const _: () = assert!(lane::WISH < lane::SLOTS);
 const _: () = assert!(lane::SLOTS.is_multiple_of(LINE));
 const _: () = assert!(status::BOOT + 1 < status::HELD_BACK);
-const _: () = assert!(status::HELD_BACK < status::WORKERS);
+const _: () = assert!(status::SLOW_AFTER < status::WORKERS);
+// What the producer counts shares a line with nothing that anybody else looks at.
+const _: () = assert!(lane::SUBMITTED.is_multiple_of(LINE) && lane::REJECTED < lane::SUBMITTED + LINE);
+const _: () = assert!(lane::REJECTED < lane::SLOTS && lane::OWNER < lane::SUBMITTED);
 const _: () = assert!(journal::LANES > journal::BOOT + 1);
 
 #[cfg(test)]

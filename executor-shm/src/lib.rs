@@ -33,6 +33,7 @@ mod master;
 pub mod mutant;
 mod name;
 pub mod recovery;
+mod refusal;
 #[cfg(shuttle)]
 pub mod rehearsal;
 #[cfg(not(shuttle))]

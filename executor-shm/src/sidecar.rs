@@ -4,9 +4,10 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use executor_core::clock::ClockSource;
-use executor_core::cpu::{self, CpuError};
+use executor_core::cpu;
 use executor_core::idle::IdleStrategy;
-use executor_core::registry::{Registry, RegistryError, TableError};
+use executor_core::recorder::Recording;
+use executor_core::registry::Registry;
 use executor_core::worker::{QUANTUM, Worker, WorkerOptions};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
@@ -14,7 +15,7 @@ use crate::barrier;
 use crate::cpus::{choose_cpus, leaves_a_cpu};
 use crate::crew::{Crew, Engagement};
 use crate::fault::{self, Running, Witness};
-use crate::files::{FileError, InstanceName, realtime_ns};
+use crate::files::{InstanceName, realtime_ns};
 use crate::group::Group;
 use crate::handle::SidecarHandle;
 use crate::hold::{Held, HoldView, HoldWord, Holds, throttles};
@@ -33,6 +34,8 @@ use crate::wanted::Wanted;
 use crate::warm::Warm;
 use crate::words::{Words, WordsMut};
 use executor_core::real_time::RealTime;
+
+pub use crate::refusal::StartError;
 
 /// How long a stop serves what is committed, unless configured.
 pub const DRAIN_TIME: Duration = Duration::from_secs(5);
@@ -59,6 +62,7 @@ pub struct SidecarBuilder {
     pin: bool,
     idle: Option<IdleStrategy>,
     quantum: u32,
+    recording: Recording,
     drain_time: Duration,
     holds: Holds,
     /// Others than the default are for tests alone.
@@ -75,64 +79,12 @@ impl Default for SidecarBuilder {
             pin: true,
             idle: None,
             quantum: QUANTUM,
+            recording: Recording::default(),
             drain_time: DRAIN_TIME,
             holds: Holds::default(),
             limits: Limits::default(),
         }
     }
-}
-
-/// Why a sidecar did not start. Nothing of another instance or of a living one was touched.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StartError {
-    /// Mend the registry.
-    #[error(transparent)]
-    Registry(#[from] RegistryError),
-    /// The instance's files could not be taken.
-    #[error(transparent)]
-    Master(#[from] MasterError),
-    /// The instance's lanes could not be made or read.
-    #[error(transparent)]
-    File(#[from] FileError),
-    /// A CPU cannot be used.
-    #[error(transparent)]
-    Cpu(#[from] CpuError),
-    /// A CPU was named twice; a worker wants one for itself.
-    #[error("CPU {cpu} is named twice; each worker needs one of its own")]
-    CpuTwice {
-        /// The CPU.
-        cpu: u32,
-    },
-    /// Real-time workers would leave no CPU to anybody else, housekeeping included. Allow one more CPU, have fewer workers, or
-    /// leave out real-time scheduling.
-    #[error(
-        "real-time workers ({workers}) would leave no CPU to housekeeping: {allowed} allowed; allow one more, have fewer \
-         workers, or leave out real-time scheduling"
-    )]
-    NoCpuLeft {
-        /// Workers.
-        workers: usize,
-        /// CPUs that this process may use.
-        allowed: usize,
-    },
-    /// A handler's own state could not be made.
-    #[error(transparent)]
-    Handler(#[from] TableError),
-    /// More handlers than the instance's files have room for. Remove the instance's files first.
-    #[error("instance {instance} has room for {room} handlers, retired ones included; remove its files first")]
-    NoRoom {
-        /// The instance.
-        instance: InstanceName,
-        /// Rows there are.
-        room: u32,
-    },
-    /// This process is a forked child of the one that stands by.
-    #[error("this process was forked from the one that stands by, which still does")]
-    Forked,
-    /// The kernel gave no thread or descriptor.
-    #[error("cannot start a thread of the sidecar")]
-    Thread(#[source] std::io::Error),
 }
 
 impl SidecarBuilder {
@@ -221,6 +173,14 @@ impl SidecarBuilder {
         self
     }
 
+    /// What is recorded beside counts, and after how long a task is slow. Without it there are no histograms, no bytes and no
+    /// times, and nobody can say afterwards why a task was slow.
+    #[must_use]
+    pub fn recording(mut self, recording: Recording) -> Self {
+        self.recording = recording;
+        self
+    }
+
     /// How long a stop serves what is committed.
     #[must_use]
     pub fn drain_time(mut self, time: Duration) -> Self {
@@ -305,6 +265,7 @@ impl SidecarBuilder {
             cpus,
             idle: self.idle.unwrap_or_else(|| IdleStrategy::default_on(allowed.len())),
             quantum: self.quantum,
+            recording: self.recording,
             drain_time: self.drain_time,
             holds: self.holds,
             held: None,
@@ -324,6 +285,7 @@ pub(crate) struct Plan {
     pub(crate) cpus: Vec<Option<u32>>,
     idle: IdleStrategy,
     quantum: u32,
+    recording: Recording,
     drain_time: Duration,
     pub(crate) holds: Holds,
     /// What of them was taken.
@@ -422,6 +384,7 @@ impl Plan {
         let of_process = |hold: fn(&Held) -> HoldWord| self.held.as_ref().map_or(0, |held| hold(held).0);
         status.store(status::HOLD_CPU_LATENCY, of_process(|held| held.cpu_latency));
         status.store(status::HOLD_MEMORY, of_process(|held| held.memory));
+        status.store(status::SLOW_AFTER, table::slow_after_word(self.recording));
         let (mut engagements, since) = (Vec::new(), table::since(&rows));
         let lacks = sleep::lacks();
         for (number, &cpu) in (0u32..).zip(&self.cpus) {
@@ -432,6 +395,7 @@ impl Plan {
                 idle: self.idle,
                 quantum: self.quantum,
                 request_bytes: geometry.request_bytes as usize,
+                recording: self.recording,
                 meter: status.meter(geometry.meter(), geometry.meter_layout().words()),
                 layout: geometry.meter_layout(),
             });
@@ -448,6 +412,7 @@ impl Plan {
             engagements.push(Engagement { worker, witness, since: since.clone() });
         }
         let threads = crew.engage(engagements);
+        housekeeping.note_start(recovery.lanes);
         housekeeping.hand_over_recovered();
         housekeeping.master.set_state(InstanceState::Running);
         let bytes = status.load(status::FOOTPRINT);

@@ -5,6 +5,7 @@
 //! comes to rest ends in an error.
 
 use executor_core::clock::{Calibration, Clock, ClockSource};
+use executor_core::recorder::Recording;
 use executor_core::registry::{NAME_MAX, Registry, Since};
 use executor_core::task::Priority;
 
@@ -127,6 +128,14 @@ pub fn is_timed(words: &impl Words) -> bool {
 
 pub(crate) fn store_timed(words: &impl WordsMut, timed: bool) {
     words.store(geometry::FLAGS, if timed { TIMED } else { 0 });
+}
+
+/// What `status` says of the recording.
+pub(crate) fn slow_after_word(recording: Recording) -> u64 {
+    match recording {
+        Recording::Off => 0,
+        Recording::SlowAfter(time) => u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).saturating_add(1),
+    }
 }
 
 /// The state in a header.

@@ -16,6 +16,7 @@ use executor_core::contract::fingerprint;
 use executor_core::idle::IdleStrategy;
 use executor_core::meter::{self, MeterLayout, WorkerWord};
 use executor_core::record::{self, CompletionRecord, DescriptorRecord};
+use executor_core::recorder::{self, EventKind, HeadWord};
 use executor_core::status::{HandlerChange, Interrupted, Malformed, Poison};
 use executor_core::task::TaskId;
 use executor_core::{Handler, Priority, Registry, Status, histogram};
@@ -30,7 +31,7 @@ use executor_shm::{Group, InstanceName, Sidecar};
 /// The version that all numbers of this file belong to.
 const ABI: u32 = 1;
 /// FNV-1a 64 over the offsets and sizes that `layout.rs` lists, one word each.
-const LAYOUT_HASH: u64 = 0x7e25_44fe_ce42_946d;
+const LAYOUT_HASH: u64 = 0x966d_e691_bea6_c623;
 /// FNV-1a 64 over `echo`, a zero byte and five zeros of 32 bits.
 const ECHO: u64 = 0xbd25_b140_e585_3cac;
 /// The same over `sized-and-again`, a zero byte, 7 and four zeros.
@@ -103,6 +104,7 @@ fn every_offset_is_where_this_version_has_it() {
         ("status::GROUP", status::GROUP, 29),
         ("status::BOOT", status::BOOT, 30),
         ("status::HELD_BACK", status::HELD_BACK, 32),
+        ("status::SLOW_AFTER", status::SLOW_AFTER, 35),
         ("status::WORKERS", status::WORKERS, 40),
         ("status::WORKER_CPU", status::WORKER_CPU, 0),
         ("status::WORKER_IDLE", status::WORKER_IDLE, 1),
@@ -129,6 +131,10 @@ fn every_offset_is_where_this_version_has_it() {
         ("lane::WAITING", lane::WAITING, 16),
         ("lane::WISH", lane::WISH, 24),
         ("lane::OWNER", lane::OWNER, 25),
+        ("lane::SUBMITTED", lane::SUBMITTED, 32),
+        ("lane::COLLECTED", lane::COLLECTED, 33),
+        ("lane::CREDITED", lane::CREDITED, 34),
+        ("lane::REJECTED", lane::REJECTED, 35),
         ("lane::SLOTS", lane::SLOTS, 512),
         ("PAGE", layout::PAGE, 512),
         ("LINE", layout::LINE, 8),
@@ -154,7 +160,7 @@ fn every_size_follows_from_the_geometry_as_this_version_has_it() {
         ("sq_bytes", default.sq_bytes(), 331_776),
         ("cq_bytes", default.cq_bytes(), 331_776),
         ("journal_bytes", default.journal_bytes(), 8192),
-        ("status_bytes", default.status_bytes(), 671_744),
+        ("status_bytes", default.status_bytes(), 794_624),
         ("journal_lane(15)", default.journal_lane(15), 872),
         ("lane_table", default.lane_table(), 56),
         ("gate(15)", default.gate(15), 296),
@@ -165,7 +171,7 @@ fn every_size_follows_from_the_geometry_as_this_version_has_it() {
         ("sq_bytes, odd", odd.sq_bytes(), 5120),
         ("cq_bytes, odd", odd.cq_bytes(), 5632),
         ("journal_bytes, odd", odd.journal_bytes(), 8192),
-        ("status_bytes, odd", odd.status_bytes(), 294_912),
+        ("status_bytes, odd", odd.status_bytes(), 393_216),
         ("gate(2), odd", odd.gate(2), 88),
         ("row(0), odd", odd.row(0), 104),
         ("meter, odd", odd.meter(), 512),
@@ -174,16 +180,30 @@ fn every_size_follows_from_the_geometry_as_this_version_has_it() {
     same(&[
         ("COUNTS", meter::COUNTS, 16),
         ("WORKER_WORDS", meter::WORKER_WORDS, 64),
-        ("HANDLER_WORDS", meter::HANDLER_WORDS, 2064),
+        ("HANDLER_WORDS", meter::HANDLER_WORDS, 2256),
         ("LANE_WORDS", meter::LANE_WORDS, 1040),
         ("BUCKETS", histogram::BUCKETS, 1024),
-        ("worker(1)", counts.worker(1), 16_576),
-        ("handler(1, 7)", counts.handler(1, 7), 31_088),
-        ("lane(2)", counts.lane(2), 35_232),
-        ("words", counts.words(), 36_272),
+        ("worker(1)", counts.worker(1), 18_112),
+        ("handler(1, 7)", counts.handler(1, 7), 33_968),
+        ("lane(2)", counts.lane(2), 38_304),
+        ("words", counts.words(), 48_584),
         ("WorkerWord::Tasks", WorkerWord::Tasks as usize, 0),
         ("WorkerWord::Sweeps", WorkerWord::Sweeps as usize, 1),
         ("WorkerWord::Lanes", WorkerWord::Lanes as usize, 2),
+        ("WorkerWord::BusyTicks", WorkerWord::BusyTicks as usize, 7),
+        ("WorkerWord::SlowTasks", WorkerWord::SlowTasks as usize, 16),
+        ("REQUEST_BYTES", meter::REQUEST_BYTES, 14),
+        ("RESPONSE_BYTES", meter::RESPONSE_BYTES, 15),
+        ("slowest(1, 7)", counts.slowest(1, 7), 36_032),
+        ("recorder(2)", counts.recorder(2), 45_504),
+        ("HEAD_WORDS", recorder::HEAD_WORDS, 8),
+        ("EVENTS", recorder::EVENTS, 128),
+        ("SLEEPS", recorder::SLEEPS, 64),
+        ("SLOW_TASKS", recorder::SLOW_TASKS, 32),
+        ("ERRORS", recorder::ERRORS, 32),
+        ("SLOWEST", recorder::SLOWEST, 8),
+        ("RECORDER_WORDS", recorder::RECORDER_WORDS, 3080),
+        ("HeadWord::ErrorsForgotten", HeadWord::ErrorsForgotten as usize, 4),
     ]);
     same(&[
         ("bucket_of(63)", histogram::bucket_of(63), 63),
@@ -197,6 +217,9 @@ fn every_size_follows_from_the_geometry_as_this_version_has_it() {
 #[test]
 fn every_code_means_what_this_version_means_by_it() {
     same(&[
+        ("EventKind::SlowTask", EventKind::SlowTask.code().into(), 1),
+        ("EventKind::LaneTaken", EventKind::LaneTaken.code().into(), 3),
+        ("EventKind::ClockBack", EventKind::ClockBack.code().into(), 12),
         ("Kind::Status", Kind::Status as u64, 1),
         ("Kind::Journal", Kind::Journal as u64, 2),
         ("Kind::Sq", Kind::Sq as u64, 3),
@@ -387,7 +410,7 @@ fn the_files_of_an_instance_are_named_and_filled_as_this_version_does_it() {
     let (own, pid) = (opened.nonce(), u64::from(std::process::id()));
     let active = nonce << 8 | 3;
 
-    status.begins(1, own, 2, 3, 294_912);
+    status.begins(1, own, 2, 3, 393_216);
     journal.begins(2, own, 2, 3, 8192);
     sq.begins(3, own, nonce, 3, 5120);
     cq.begins(4, own, nonce, 3, 5632);

@@ -18,6 +18,7 @@ use executor_core::dispatch::{Lane, Scratch, Served};
 use executor_core::idle::IdleStrategy;
 use executor_core::meter::{self, MeterLayout};
 use executor_core::record::{CompletionRecord, DescriptorRecord, WORDS};
+use executor_core::recorder::Recording;
 use executor_core::task::LaneFacts;
 use executor_core::worker::{QUANTUM, Worker, WorkerOptions};
 use executor_core::{Handler, Priority, Ran, Registry, Status, TaskSpec};
@@ -90,6 +91,7 @@ fn serve<L: Lane>(lane: L) -> L {
     let layout = MeterLayout { workers: 1, handlers: 8, lanes: 1 };
     let calibration = Calibration { ticks: 0, monotonic_ns: 0, realtime_ns: 0, ticks_per_second: 1_000_000_000 };
     let (worker, mut control) = Worker::new(WorkerOptions {
+        recording: Recording::default(),
         worker: 0,
         clock: Clock::new(ClockSource::Monotonic, calibration),
         timed: true,

@@ -23,6 +23,7 @@ use executor_core::dispatch::{Lane, Scratch, Served};
 use executor_core::idle::IdleStrategy;
 use executor_core::meter::MeterLayout;
 use executor_core::record::{CompletionRecord, DescriptorRecord, INLINE_PAYLOAD, INLINE_RESPONSE, WORDS};
+use executor_core::recorder::Recording;
 use executor_core::registry::Since;
 use executor_core::response::Response;
 use executor_core::status::{HandlerChange, Interrupted, Malformed, Poison};
@@ -522,6 +523,7 @@ impl World {
         let layout = MeterLayout { workers: 1, handlers: 8, lanes: LANES };
         let calibration = Calibration { ticks: 0, monotonic_ns: 0, realtime_ns: 0, ticks_per_second: 1_000_000_000 };
         let (worker, mut control) = Worker::new(WorkerOptions {
+            recording: Recording::default(),
             worker: 0,
             clock: Clock::new(ClockSource::Monotonic, calibration),
             timed: true,

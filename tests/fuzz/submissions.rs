@@ -26,6 +26,7 @@ use executor_core::dispatch::Served;
 use executor_core::idle::IdleStrategy;
 use executor_core::meter::{self, MeterLayout};
 use executor_core::record::{COMMIT, CompletionRecord, INLINE_RESPONSE, WORDS};
+use executor_core::recorder::Recording;
 use executor_core::registry::Since;
 use executor_core::task::{LaneFacts, Priority};
 use executor_core::worker::{Control, Worker, WorkerOptions, totals};
@@ -416,6 +417,7 @@ fn serve(data: &[u8], registry: &Registry, meter: &Arc<[AtomicU64]>) {
     };
     let clock = Calibration { ticks: 0, monotonic_ns: 0, realtime_ns: 0, ticks_per_second: 1_000_000_000 };
     let (worker, mut control) = Worker::new(WorkerOptions {
+        recording: Recording::default(),
         worker: 0,
         clock: Clock::new(ClockSource::Monotonic, clock),
         timed,

@@ -112,7 +112,7 @@ impl Engine {
             beds: Beds::new(terms.workers),
             accounts: (0..terms.workers).map(|_| Account::new(recent())).collect(),
             layout,
-            meter: meter::heap(&layout),
+            meter: meter::heap_of_counts(&layout),
             cores,
             nodes,
             warnings: Mutex::new(Vec::new()),

@@ -26,6 +26,7 @@ use super::wait;
 use crate::cpu::{allowed_cpus, cpu_list, pin_current_thread};
 use crate::dispatch::contain;
 use crate::meter::MeterLayout;
+use crate::recorder::Recording;
 use crate::registry::Registry;
 use crate::worker::{Lanes, QUANTUM, Sleep, Woken, Worker, WorkerOptions};
 
@@ -108,6 +109,7 @@ fn hire(engine: &Arc<Engine>, registry: &Registry, number: usize) -> Result<(Rei
         idle: engine.terms.idle,
         quantum: QUANTUM,
         request_bytes: 0,
+        recording: Recording::Off, // an executor has its own accounts
         meter: Arc::clone(&engine.meter),
         layout: engine.layout,
     };

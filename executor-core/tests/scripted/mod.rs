@@ -16,6 +16,7 @@ use executor_core::dispatch::{Lane, Scratch, Served};
 use executor_core::idle::IdleStrategy;
 use executor_core::meter::{self, MeterLayout};
 use executor_core::record::{CompletionRecord, DescriptorRecord, INLINE_PAYLOAD};
+use executor_core::recorder::Recording;
 use executor_core::registry::Since;
 use executor_core::response::Response;
 use executor_core::status::Poison;
@@ -239,6 +240,7 @@ impl Script {
         let layout = MeterLayout { workers: 1, handlers: 16, lanes: 16 };
         let meter = meter::heap(&layout);
         let (worker, control) = Worker::new(WorkerOptions {
+            recording: Recording::default(),
             worker: 0,
             clock: setup.clock,
             timed: setup.timed,

@@ -9,7 +9,7 @@ use executor_core::record::{COMMIT, INLINE_PAYLOAD};
 use executor_core::registry::Registry;
 use executor_core::status::{Poison, Status};
 
-use super::{Housekeeping, Keep, Limits, Orders, Pace, skip_ids};
+use super::{Housekeeping, Keep, Limits, Notes, Orders, Pace, skip_ids};
 use crate::barrier;
 use crate::files::FileError;
 use crate::layout::{journal::k, status};
@@ -147,7 +147,9 @@ impl Housekeeping {
         let problem = Arc::default();
         let (names_seen, names_lost, reset_again) = (Instant::now(), false, None);
         let (controls, running) = (Vec::new(), Vec::new());
+        let notes = Notes::new(&master, clock);
         let this = Self {
+            notes,
             master,
             clock,
             generation,

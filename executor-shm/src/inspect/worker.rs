@@ -28,6 +28,10 @@ pub struct WorkerView {
     pub idle: Option<IdleStrategy>,
     /// How it slept.
     pub sleep: SleepView,
+    /// What it spent its time on; `None` if nothing is recorded.
+    pub time: Option<TimeView>,
+    /// Tasks over their threshold.
+    pub slow_tasks: u64,
     /// Its real-time scheduling, if that was asked for.
     pub real_time: Option<HoldView>,
 }
@@ -49,12 +53,61 @@ pub struct SleepView {
     pub without_watch: bool,
 }
 
+/// What a worker spent its time on since it began to serve.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TimeView {
+    /// When it began to serve, in ticks.
+    pub serves_since: u64,
+    /// Ticks inside handlers since then, of tasks that are over.
+    pub busy_ticks: u64,
+    /// Nanoseconds asleep since then, of sleeps that are over.
+    pub asleep_ns: u64,
+    /// When it last looked at all its lanes and found nothing, in ticks; 0 not yet.
+    pub looked_at: u64,
+    /// The longest time in which it looked at nothing although it had no task and did not sleep, over all its lives.
+    pub longest_gap: Option<Gap>,
+    /// How often the kernel was found to have run something else on its CPU, over all its lives.
+    pub preemptions: u64,
+    /// For how many nanoseconds.
+    pub preempted_ns: u64,
+}
+
+/// A time in which a worker looked at nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// How long it was, in ticks.
+    pub ticks: u64,
+    /// When it ended, in ticks.
+    pub at: u64,
+}
+
+impl TimeView {
+    /// Nanoseconds busy, asleep and idle, at most `now`, in ticks: what is neither busy nor asleep is idle, a task that runs
+    /// and a sleep that lasts included.
+    pub fn shares_ns(&self, clock: &executor_core::Clock, now: u64) -> [u64; 3] {
+        let all = clock.ticks_to_ns(now.saturating_sub(self.serves_since));
+        let busy = clock.ticks_to_ns(self.busy_ticks).min(all);
+        let asleep = self.asleep_ns.min(all - busy);
+        [busy, asleep, all - busy - asleep]
+    }
+}
+
 impl WorkerView {
     /// Worker `worker`, for which the geometry has room.
     pub(super) fn load(words: &impl Words, geometry: &Geometry, worker: u32) -> Self {
         let line = status::WORKERS + worker as usize * LINE;
         let at = geometry.meter() + geometry.meter_layout().worker(worker as usize);
         let meter = |word: WorkerWord| words.load(at + word as usize);
+        let time = (words.load(status::SLOW_AFTER) != 0).then(|| TimeView {
+            serves_since: meter(WorkerWord::ServesSince),
+            busy_ticks: meter(WorkerWord::BusyTicks).saturating_sub(meter(WorkerWord::BusyBefore)),
+            asleep_ns: meter(WorkerWord::AsleepNs).saturating_sub(meter(WorkerWord::AsleepBefore)),
+            looked_at: meter(WorkerWord::LookedAt),
+            longest_gap: Some(Gap { ticks: meter(WorkerWord::LongestGap), at: meter(WorkerWord::LongestGapAt) })
+                .filter(|gap| gap.ticks != 0),
+            preemptions: meter(WorkerWord::Preemptions),
+            preempted_ns: meter(WorkerWord::PreemptedNs),
+        });
         let lacks = words.load(line + status::WORKER_LACKS);
         Self {
             worker,
@@ -71,6 +124,8 @@ impl WorkerView {
                 without_barrier: lacks & 1 != 0,
                 without_watch: lacks & 2 != 0,
             },
+            time,
+            slow_tasks: meter(WorkerWord::SlowTasks),
             real_time: HoldView::real_time(words.load(line + status::WORKER_REAL_TIME), worker),
         }
     }

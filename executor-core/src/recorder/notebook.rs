@@ -1,0 +1,378 @@
+//! What a worker notes while it serves: the only writer of its recorder and of its handlers' tables of slowest tasks.
+//!
+//! What is done for every task is little: a look at the sentinel before and after the handler, a spell of the history, and
+//! one comparison with the bound of its handler. All else is for the few tasks that are over it.
+
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use super::failure::{ErrorLog, Failure};
+use super::history::History;
+use super::pen::write_event;
+use super::slow::{SlowTable, SlowTask, put_last, resume_last};
+use super::watch::{Faults, Watch, faults};
+use super::{Event, EventKind};
+use crate::clock::Clock;
+use crate::meter::{self, MeterLayout, WorkerWord};
+
+/// Longer than this a task is slow, where neither its handler nor the sidecar says anything else.
+pub const SLOW_AFTER: Duration = Duration::from_millis(1);
+
+/// What a worker records beside counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recording {
+    /// Nothing: no histograms, no bytes, no times, no recorder.
+    Off,
+    /// Everything; tasks that take longer than this from submit to end are slow, unless their handler says otherwise.
+    SlowAfter(Duration),
+}
+
+impl Default for Recording {
+    fn default() -> Self {
+        Self::SlowAfter(SLOW_AFTER)
+    }
+}
+
+/// After a task over its threshold was noted, others that are not among the slowest are not noted for so long.
+const QUIET: Duration = Duration::from_millis(1);
+/// Age at which the slowest tasks make room for any.
+const OUTDATED: Duration = Duration::from_secs(600);
+/// A longer gap is an event.
+const GAP_EVENT: Duration = Duration::from_micros(100);
+/// A shorter time between two looks is no gap: sixteen looks at a hundred lanes take some 2 us.
+const STALL: Duration = Duration::from_micros(4);
+/// Page faults are counted before tasks of a handler whose last run took this long.
+const LONG_RUN: Duration = Duration::from_micros(200);
+/// And before so many tasks of a handler of which one was slow.
+const WATCHED: u8 = 16;
+
+/// Durations above, in ticks.
+#[derive(Clone, Copy, Debug)]
+struct Ticks {
+    quiet: u64,
+    outdated: u64,
+    gap_event: u64,
+    stall: u64,
+    long_run: u64,
+}
+
+/// What a cold path found out about the task that was started at this tick.
+#[derive(Clone, Copy, Debug)]
+struct Of<T> {
+    started_at: u64,
+    found: T,
+}
+
+impl<T: Copy> Of<T> {
+    fn of(&self, started_at: u64) -> Option<T> {
+        (self.started_at == started_at && started_at != 0).then_some(self.found)
+    }
+}
+
+/// The task that ended, for its notes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ending {
+    pub(crate) task: SlowTask,
+    pub(crate) dense: u32,
+    /// When the worker got its lane.
+    pub(crate) served_since: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Notebook {
+    /// Whether anything is recorded.
+    pub(crate) is_on: bool,
+    /// Whether tasks are timed as well.
+    pub(crate) times: bool,
+    pub(crate) history: History,
+    watch: Watch,
+    /// By row of the registry: what [`SlowTable::bound`] says.
+    bounds: Box<[u64]>,
+    tables: Box<[SlowTable]>,
+    /// By row: tasks before which page faults are to be counted.
+    watched: Box<[u8]>,
+    errors: ErrorLog,
+    /// The next of the last tasks over their threshold.
+    ring: usize,
+    quiet_until: u64,
+    wait_preempted: Of<u64>,
+    run_preempted: Of<u64>,
+    /// And when they had been counted.
+    faults: Of<(Faults, u64)>,
+    /// The words of the worker.
+    worker_at: usize,
+    worker: u32,
+    recorder: usize,
+    ticks: Ticks,
+    clock: Clock,
+}
+
+impl Notebook {
+    /// Begins on the thread of worker `worker`, behind what an earlier life recorded. `thresholds` are those of handlers that
+    /// have their own, by row.
+    pub(crate) fn begin(
+        recording: Recording,
+        timed: bool,
+        (words, layout): (&[AtomicU64], &MeterLayout),
+        worker: u32,
+        clock: &Clock,
+        thresholds: &[(u32, Duration)],
+    ) -> Self {
+        let ticks = |time: Duration| clock.ns_to_ticks(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+        let recorder = layout.recorder(worker as usize);
+        let (is_on, slow_after) = match recording {
+            Recording::Off => (false, Duration::MAX),
+            Recording::SlowAfter(time) => (true, time),
+        };
+        let rows = if is_on { layout.handlers } else { 0 };
+        let tables: Box<[SlowTable]> = (0..rows)
+            .map(|row| {
+                let own = thresholds.iter().find(|(dense, _)| *dense as usize == row);
+                let threshold = ticks(own.map_or(slow_after, |&(_, time)| time));
+                SlowTable::resume(words, layout.slowest(worker as usize, row), threshold)
+            })
+            .collect();
+        let nothing = Of { started_at: 0, found: 0 };
+        let stall = ticks(STALL);
+        let this = Self {
+            is_on,
+            times: is_on && timed,
+            history: History::new(stall),
+            watch: if is_on && timed { Watch::begin(clock) } else { Watch::blind() },
+            bounds: tables.iter().map(SlowTable::bound).collect(),
+            watched: vec![0; rows].into(),
+            tables,
+            errors: if is_on { ErrorLog::resume(words, recorder) } else { ErrorLog::default() },
+            ring: resume_last(words, recorder),
+            quiet_until: 0,
+            wait_preempted: nothing,
+            run_preempted: nothing,
+            faults: Of { started_at: 0, found: ((0, 0), 0) },
+            worker_at: layout.worker(worker as usize),
+            worker,
+            recorder,
+            ticks: Ticks {
+                quiet: ticks(QUIET),
+                outdated: ticks(OUTDATED),
+                gap_event: ticks(GAP_EVENT),
+                stall,
+                long_run: ticks(LONG_RUN),
+            },
+            clock: *clock,
+        };
+        if is_on {
+            this.put(words, WorkerWord::BusyBefore, this.word(words, WorkerWord::BusyTicks));
+            this.put(words, WorkerWord::AsleepBefore, this.word(words, WorkerWord::AsleepNs));
+            this.put(words, WorkerWord::LookedAt, 0);
+            this.put(words, WorkerWord::ServesSince, clock.now());
+        }
+        this
+    }
+
+    fn word(&self, words: &[AtomicU64], word: WorkerWord) -> u64 {
+        meter::read(words, self.worker_at + word as usize)
+    }
+
+    fn put(&self, words: &[AtomicU64], word: WorkerWord, value: u64) {
+        meter::store(words, self.worker_at + word as usize, value);
+    }
+
+    fn add(&self, words: &[AtomicU64], word: WorkerWord, by: u64) {
+        meter::add(words, self.worker_at + word as usize, by);
+    }
+
+    /// A task was found, which starts at this tick.
+    #[inline(always)]
+    pub(crate) fn found(&mut self, words: &[AtomicU64], started_at: u64) {
+        if self.times && self.watch.is_disturbed() {
+            let found = self.disturbed(words);
+            self.wait_preempted = Of { started_at, found };
+        }
+    }
+
+    /// Its handler is about to run.
+    #[inline(always)]
+    pub(crate) fn runs(&mut self, dense: u32, started_at: u64) {
+        if let Some(watched) = self.watched.get_mut(dense as usize)
+            && *watched != 0
+        {
+            *watched -= 1;
+            let found = faults();
+            self.faults = Of { started_at, found: (found, self.clock.now()) };
+        }
+    }
+
+    /// Its handler has run.
+    #[inline(always)]
+    pub(crate) fn ran(&mut self, words: &[AtomicU64], started_at: u64) {
+        if self.times && self.watch.is_disturbed() {
+            let found = self.disturbed(words);
+            self.run_preempted = Of { started_at, found };
+        }
+    }
+
+    /// What the kernel took of the CPU, in ticks.
+    #[cold]
+    #[inline(never)]
+    fn disturbed(&mut self, words: &[AtomicU64]) -> u64 {
+        let Some(ns) = self.watch.look() else { return 0 };
+        self.add(words, WorkerWord::Preemptions, 1);
+        self.add(words, WorkerWord::PreemptedNs, ns);
+        self.clock.ns_to_ticks(ns)
+    }
+
+    /// Whether a task that took so long in all is to be noted.
+    #[inline(always)]
+    pub(crate) fn is_slow(&self, dense: u32, total: u64) -> bool {
+        self.bounds.get(dense as usize).is_some_and(|&bound| total > bound)
+    }
+
+    /// The handler of the task that was started then ran for so long.
+    #[inline(always)]
+    pub(crate) fn took(&mut self, dense: u32, started_at: u64, run: u64) {
+        if run > self.ticks.long_run {
+            self.took_long(dense, started_at, run);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn took_long(&mut self, dense: u32, started_at: u64, run: u64) {
+        // Counting is no part of the handler: else, where it takes long as under a tracer, it would ask for itself.
+        let counting = self.faults.of(started_at).map_or(0, |(_, counted_at)| counted_at.saturating_sub(started_at));
+        if run.saturating_sub(counting) > self.ticks.long_run
+            && self.run_preempted.of(started_at).is_none()
+            && let Some(watched) = self.watched.get_mut(dense as usize)
+        {
+            *watched = (*watched).max(1);
+        }
+    }
+
+    /// Whether a task that [`is_slow`](Self::is_slow) is noted: each that belongs among the slowest, and of those over their
+    /// threshold one a millisecond, since where all are slow each costs a microsecond.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn admits(&mut self, words: &[AtomicU64], dense: u32, total: u64, now: u64) -> bool {
+        let Some(table) = self.tables.get(dense as usize) else { return false };
+        let is_over = table.is_over_threshold(total);
+        if is_over {
+            self.add(words, WorkerWord::SlowTasks, 1);
+        }
+        let is_admitted = table.takes(total) || (is_over && now >= self.quiet_until);
+        if is_admitted && is_over {
+            self.quiet_until = now.saturating_add(self.ticks.quiet);
+        }
+        is_admitted
+    }
+
+    /// Notes a task that was [admitted](Self::admits). To be called before its spell is in the history.
+    pub(crate) fn note(&mut self, words: &[AtomicU64], ending: &Ending) {
+        let mut task = ending.task;
+        let (started_at, total) = (task.started_at, task.total());
+        let Some(table) = self.tables.get_mut(ending.dense as usize) else { return };
+        let is_over = table.is_over_threshold(total);
+        let before = self.faults.of(started_at).map(|(faults, _)| faults);
+        if is_over || before.is_some() {
+            let now = faults();
+            let since = before.unwrap_or(self.watch.faults);
+            let faults = (now.0.saturating_sub(since.0), now.1.saturating_sub(since.1));
+            self.watch.faults = now;
+            task.known.faults = before.is_some() || faults == (0, 0);
+            task.minor_faults = u32::try_from(faults.0).unwrap_or(u32::MAX);
+            task.major_faults = u32::try_from(faults.1).unwrap_or(u32::MAX);
+            if task.known.faults {
+                task.faulting = faults.0.saturating_add(faults.1).saturating_mul(self.watch.fault_ticks);
+            }
+        }
+        task.run_preempted = self.run_preempted.of(started_at).unwrap_or(0);
+        task.known.preemption = self.watch.sees_preemption();
+        task.known.preempted_time = self.watch.knows_time();
+        let wait_preempted = self.wait_preempted.of(started_at).unwrap_or(0);
+        self.history.explain(&mut task, ending.served_since, wait_preempted);
+
+        let outdated = task.completed_at.saturating_sub(self.ticks.outdated);
+        table.note(words, self.recorder, &task, outdated);
+        if let Some(bound) = self.bounds.get_mut(ending.dense as usize) {
+            *bound = table.bound();
+        }
+        if is_over {
+            if let Some(watched) = self.watched.get_mut(ending.dense as usize) {
+                *watched = WATCHED;
+            }
+            put_last(words, self.recorder, &mut self.ring, &task);
+            let values = [task.position, total, task.wait(), task.run()];
+            let event = Event { handler_id: task.handler_id, ..self.event(EventKind::SlowTask, task.completed_at) };
+            write_event(words, self.recorder, &event.lane(task.lane).values(&values));
+        }
+    }
+
+    fn event(&self, kind: EventKind, at: u64) -> Event {
+        Event::new(kind, at).worker(self.worker)
+    }
+
+    /// Records an event of a task.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn tell(&self, words: &[AtomicU64], kind: EventKind, lane: u32, values: &[u64]) {
+        if self.is_on {
+            let event = self.event(kind, self.clock.now());
+            write_event(words, self.recorder, &event.lane(lane).values(values));
+        }
+    }
+
+    /// A task ended as an error.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn failed(&mut self, words: &[AtomicU64], failure: &Failure<'_>) {
+        if self.is_on {
+            let now = self.clock.now();
+            self.errors.note(words, self.recorder, now, failure);
+        }
+    }
+
+    /// The worker slept from `begin` to `end`; `ended_by` is what the event says of it, 0 if it is none.
+    #[cold]
+    pub(crate) fn slept(&mut self, words: &[AtomicU64], begin: u64, end: u64, ended_by: u64) {
+        self.watch.slept();
+        self.history.slept(begin, end);
+        if ended_by != 0 {
+            let event = self.event(EventKind::Slept, end).values(&[end.saturating_sub(begin), ended_by]);
+            write_event(words, self.recorder, &event);
+        }
+    }
+
+    /// The worker has looked at all its lanes, some times, and found nothing.
+    #[inline(always)]
+    pub(crate) fn looked(&mut self, words: &[AtomicU64]) {
+        if !self.times {
+            return;
+        }
+        let now = self.clock.now();
+        let since = self.history.rested_since();
+        if self.watch.is_disturbed() || now.saturating_sub(since) > self.ticks.stall {
+            self.stalled(words, since, now);
+        }
+        self.history.looked_at = now;
+        self.put(words, WorkerWord::LookedAt, now);
+        self.watch.rest();
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn stalled(&mut self, words: &[AtomicU64], since: u64, now: u64) {
+        let preempted = if self.watch.is_disturbed() { self.disturbed(words) } else { 0 };
+        let gap = now.saturating_sub(since);
+        if since == 0 || gap <= self.ticks.stall {
+            return;
+        }
+        let preempted = preempted.min(gap);
+        self.history.gap(since, now, preempted);
+        if gap > self.word(words, WorkerWord::LongestGap) {
+            self.put(words, WorkerWord::LongestGap, gap);
+            self.put(words, WorkerWord::LongestGapAt, now);
+        }
+        if gap > self.ticks.gap_event {
+            write_event(words, self.recorder, &self.event(EventKind::Gap, now).values(&[gap, preempted]));
+        }
+    }
+}
