@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use executor_shm::core::idle::IdleStrategy;
+use executor_shm::core::recorder::Recording;
 use executor_shm::{InstanceName, Sidecar, SidecarBuilder, SidecarHandle, Standby, StartError, StopSignals};
 use executor_tests::handlers::{Others, PANIC_TEXT, tell};
 use executor_tests::user::User;
@@ -71,6 +72,9 @@ fn main() -> ExitCode {
             }
             "--build" => build = Some(number()),
             "--idle" => builder = builder.idle(value.parse().unwrap()),
+            "--slow-after" => {
+                builder = builder.recording(Recording::SlowAfter(Duration::from_micros(u64::from(number()))))
+            }
             "--deny" => sandbox::deny(&value),
             "--without" => others.without = Some(number()),
             "--changed" => others.changed = Some(number()),

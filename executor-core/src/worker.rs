@@ -164,6 +164,7 @@ impl<L: Lane, M: Deref<Target = [AtomicU64]>> Worker<L, M> {
             draining: 0,
             idle: Idle::new(options.idle),
             sweeps: 0,
+            has_slept: false,
             closing: false,
             orders: self.orders,
             sleeper: self.sleeper,
@@ -190,6 +191,8 @@ struct Turn<L, M> {
     draining: usize,
     idle: Idle,
     sweeps: u64,
+    /// It slept and has not looked since.
+    has_slept: bool,
     closing: bool,
     orders: Orders<L>,
     sleeper: Option<Box<dyn Sleep<L>>>,
@@ -267,6 +270,7 @@ impl<L: Lane, M: Deref<Target = [AtomicU64]>> Turn<L, M> {
             };
             self.desk.notes.slept(&self.desk.meter, begun_at, self.desk.clock.now(), ended_by);
         }
+        self.has_slept = true;
         self.idle.slept();
     }
 
@@ -275,7 +279,9 @@ impl<L: Lane, M: Deref<Target = [AtomicU64]>> Turn<L, M> {
         self.sweeps = self.sweeps.wrapping_add(CONTROL_INTERVAL);
         if !worked {
             self.publish(WorkerWord::Sweeps, self.sweeps);
-            self.desk.notes.looked(&self.desk.meter);
+            if !std::mem::take(&mut self.has_slept) {
+                self.desk.notes.looked(&self.desk.meter);
+            }
         }
         self.orders.answer();
         while let Some(command) = self.orders.next() {

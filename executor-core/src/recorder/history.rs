@@ -16,7 +16,10 @@ const SPELLS: usize = 256;
 enum Kind {
     Tasks = 1,
     Asleep = 2,
-    Gap = 3,
+    /// It looked at nothing, and the kernel had not interfered.
+    Stalled = 3,
+    /// It looked at nothing, and the kernel had.
+    Taken = 4,
 }
 
 /// 32 bytes, written once a task.
@@ -26,7 +29,7 @@ struct Spell {
     end: u64,
     /// Kind, lane and handler.
     what: u64,
-    /// Tasks; of a gap the ticks without the CPU.
+    /// Tasks; of a gap the ticks for which it was ready and had no CPU.
     amount: u64,
 }
 
@@ -75,9 +78,10 @@ impl History {
         self.push(Spell { begin, end, what: what(Kind::Asleep, 0, 0), amount: 0 });
     }
 
-    /// It looked at nothing, `preempted` ticks of that because the kernel ran something else.
-    pub(crate) fn gap(&mut self, begin: u64, end: u64, preempted: u64) {
-        self.push(Spell { begin, end, what: what(Kind::Gap, 0, 0), amount: preempted });
+    /// It looked at nothing, because the kernel ran something else for so many ticks; `None` if the kernel did not interfere.
+    pub(crate) fn gap(&mut self, begin: u64, end: u64, preempted: Option<u64>) {
+        let kind = if preempted.is_some() { Kind::Taken } else { Kind::Stalled };
+        self.push(Spell { begin, end, what: what(kind, 0, 0), amount: preempted.unwrap_or(0) });
     }
 
     #[inline(always)]
@@ -89,15 +93,21 @@ impl History {
     }
 
     /// Says what `task`, whose stamps and lane are set, waited for. `served_since` is when the worker got its lane;
-    /// `preempted` what the kernel took of the CPU since the worker last served or looked.
-    pub(crate) fn explain(&self, task: &mut SlowTask, served_since: u64, preempted: u64) {
+    /// `preempted` what the kernel took of the CPU since the worker last served or looked, `None` if it did not interfere.
+    pub(crate) fn explain(&self, task: &mut SlowTask, served_since: u64, preempted: Option<u64>) {
         let (begin, end) = (task.submitted_at, task.started_at);
         if end <= begin {
             task.known.history = true;
             return;
         }
-        task.unserved = served_since.clamp(begin, end) - begin;
-        let begin = begin + task.unserved;
+        // Whatever the worker did before it last looked into this lane and found nothing: the task was not there yet.
+        if self.looked_at > served_since {
+            task.late = self.looked_at.clamp(begin, end) - begin;
+        }
+        let begin = begin + task.late;
+        let served_since = served_since.clamp(begin, end);
+        // Before it had the lane it may have had other things to do.
+        task.unserved = served_since - begin;
         let mut most = [0, 0];
         // What is not in any spell, from the newest back: `after` is where the spells looked at so far begin.
         let (mut after, mut complete) = (end, false);
@@ -109,7 +119,11 @@ impl History {
                 break;
             }
             let overlap = spell.end.min(end).saturating_sub(spell.begin.max(begin));
-            self.between(task, spell.end.max(begin), after, preempted);
+            let unserved = spell.end.min(served_since).saturating_sub(spell.begin.max(begin));
+            task.unserved = task.unserved.saturating_sub(unserved);
+            if after == end {
+                self.last_gap(task, end - spell.end.clamp(served_since, end), preempted);
+            }
             after = spell.begin.max(begin);
             if spell.end <= begin {
                 complete = true;
@@ -128,39 +142,105 @@ impl History {
                 }
             } else if spell.what >> 56 == Kind::Asleep as u64 {
                 task.asleep += overlap;
+            } else if spell.what >> 56 == Kind::Stalled as u64 {
+                task.wait_stalled += overlap;
             } else {
-                let taken = spell.amount.min(overlap);
-                task.wait_preempted += taken;
-                task.wait_stalled += overlap - taken;
+                task.wait_preempted += spell.amount.min(overlap);
             }
             if spell.begin <= begin {
                 complete = true;
                 break;
             }
         }
-        if complete && after > begin {
-            self.between(task, begin, after, preempted); // before the first spell there is
+        if after == end && complete {
+            self.last_gap(task, end - served_since, preempted); // there was no spell in its wait
         }
         task.known.history = complete;
         task.hold();
     }
 
-    /// Between two spells the worker looked for work, as far as it noted when it last did.
-    fn between(&self, task: &mut SlowTask, begin: u64, end: u64, preempted: u64) {
-        if end <= begin {
-            return;
+    /// Between its last spell and the start the worker looked for work, and should have found it. Between earlier spells it
+    /// found tasks of others; what it did not do then is not known.
+    fn last_gap(&self, task: &mut SlowTask, gap: u64, preempted: Option<u64>) {
+        match preempted {
+            Some(taken) => task.wait_preempted += taken.min(gap),
+            None if gap > self.stall => task.wait_stalled += gap,
+            None => {}
         }
-        if end < task.started_at {
-            // It found tasks of others before this one: this one was not there yet, or it was not its turn.
-            return;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A task of lane 1, submitted at 1000 and started at 2000.
+    fn waited(history: &History, served_since: u64, preempted: Option<u64>) -> SlowTask {
+        let (submitted_at, started_at, completed_at) = (1000, 2000, 2100);
+        let mut task = SlowTask { lane: 1, submitted_at, started_at, completed_at, ..SlowTask::default() };
+        history.explain(&mut task, served_since, preempted);
+        task
+    }
+
+    #[test]
+    fn a_wait_is_split_by_what_the_worker_did_in_it() {
+        let mut history = History::new(10);
+        history.task(500, 900, 1, 7); // before it was there
+        history.task(900, 1100, 1, 7); // the last 100 of it
+        history.task(1100, 1300, 2, 8);
+        history.slept(1300, 1400);
+        history.gap(1400, 1500, None);
+        history.gap(1500, 1700, Some(150));
+        history.task(1700, 1750, 1, 9);
+        let task = waited(&history, 0, None);
+        assert_eq!(task.behind_lane, Behind { ticks: 150, handler_id: 7, lane: 1, tasks: 3 });
+        assert_eq!(task.behind_others, Behind { ticks: 200, handler_id: 8, lane: 2, tasks: 1 });
+        assert_eq!((task.asleep, task.wait_preempted), (100, 150));
+        assert_eq!(task.wait_stalled, 100 + 250, "from the end of the last spell to the start as well");
+        assert_eq!(task.wait_unexplained(), 50);
+        assert!(task.known.history);
+    }
+
+    #[test]
+    fn tasks_right_behind_each_other_are_one_spell_and_others_are_not() {
+        let mut history = History::new(10);
+        for begin in (1000..2000).step_by(10) {
+            history.task(begin, begin + 10, 2, 7);
         }
-        let looked_at = self.looked_at.clamp(begin, end);
-        task.late += looked_at - begin;
-        let gap = end - looked_at;
-        let taken = preempted.min(gap);
-        task.wait_preempted += taken;
-        if gap - taken > self.stall {
-            task.wait_stalled += gap - taken;
+        let task = waited(&history, 0, None);
+        assert_eq!(task.behind_others, Behind { ticks: 1000, handler_id: 7, lane: 2, tasks: 100 });
+        assert!(task.known.history);
+        let mut history = History::new(10);
+        for begin in (0..2000).step_by(2) {
+            history.task(begin, begin + 2, 2, (begin / 2 % 2) as u32);
         }
+        let task = waited(&history, 0, None);
+        assert_eq!(task.behind_others.ticks, 2 * SPELLS as u64, "more than that is past");
+        assert_eq!(task.wait_unexplained(), 1000 - 2 * SPELLS as u64);
+        assert!(!task.known.history);
+    }
+
+    #[test]
+    fn what_was_before_a_look_that_found_nothing_is_its_producers_doing() {
+        let mut history = History::new(10);
+        history.task(1100, 1200, 2, 7);
+        history.looked_at = 1600;
+        let task = waited(&history, 0, Some(300));
+        assert_eq!((task.late, task.behind_others.ticks, task.wait_preempted), (600, 0, 300));
+        assert_eq!(task.wait_unexplained(), 100);
+        let task = waited(&history, 1700, None);
+        assert_eq!(task.late, 0, "it did not look into this lane then");
+    }
+
+    #[test]
+    fn before_the_worker_had_the_lane_it_is_unserved_but_for_what_the_worker_did() {
+        let mut history = History::new(10);
+        history.task(1100, 1400, 2, 7);
+        let task = waited(&history, 1500, None);
+        assert_eq!((task.unserved, task.behind_others.ticks, task.wait_stalled), (200, 300, 500));
+        let task = waited(&History::new(10), 1500, None);
+        assert_eq!((task.unserved, task.wait_stalled, task.known.history), (500, 500, true));
+        let task = waited(&History::new(1000), 0, None);
+        assert_eq!((task.wait_stalled, task.wait_unexplained()), (0, 1000), "shorter than a stall");
     }
 }

@@ -95,8 +95,9 @@ pub(crate) struct Notebook {
     /// The next of the last tasks over their threshold.
     ring: usize,
     quiet_until: u64,
-    wait_preempted: Of<u64>,
-    run_preempted: Of<u64>,
+    /// What the kernel took of the CPU, if it interfered.
+    wait_preempted: Of<Option<u64>>,
+    run_preempted: Of<Option<u64>>,
     /// And when they had been counted.
     faults: Of<(Faults, u64)>,
     /// The words of the worker.
@@ -132,7 +133,7 @@ impl Notebook {
                 SlowTable::resume(words, layout.slowest(worker as usize, row), threshold)
             })
             .collect();
-        let nothing = Of { started_at: 0, found: 0 };
+        let nothing = Of { started_at: 0, found: None };
         let stall = ticks(STALL);
         let this = Self {
             is_on,
@@ -211,14 +212,16 @@ impl Notebook {
         }
     }
 
-    /// What the kernel took of the CPU, in ticks.
+    /// What the kernel took of the CPU, in ticks, if it interfered.
     #[cold]
     #[inline(never)]
-    fn disturbed(&mut self, words: &[AtomicU64]) -> u64 {
-        let Some(ns) = self.watch.look() else { return 0 };
-        self.add(words, WorkerWord::Preemptions, 1);
-        self.add(words, WorkerWord::PreemptedNs, ns);
-        self.clock.ns_to_ticks(ns)
+    fn disturbed(&mut self, words: &[AtomicU64]) -> Option<u64> {
+        let ns = self.watch.look()?;
+        if ns != 0 {
+            self.add(words, WorkerWord::Preemptions, 1);
+            self.add(words, WorkerWord::PreemptedNs, ns);
+        }
+        Some(self.clock.ns_to_ticks(ns))
     }
 
     /// Whether a task that took so long in all is to be noted.
@@ -241,7 +244,7 @@ impl Notebook {
         // Counting is no part of the handler: else, where it takes long as under a tracer, it would ask for itself.
         let counting = self.faults.of(started_at).map_or(0, |(_, counted_at)| counted_at.saturating_sub(started_at));
         if run.saturating_sub(counting) > self.ticks.long_run
-            && self.run_preempted.of(started_at).is_none()
+            && self.run_preempted.of(started_at).flatten().unwrap_or(0) == 0
             && let Some(watched) = self.watched.get_mut(dense as usize)
         {
             *watched = (*watched).max(1);
@@ -284,10 +287,10 @@ impl Notebook {
                 task.faulting = faults.0.saturating_add(faults.1).saturating_mul(self.watch.fault_ticks);
             }
         }
-        task.run_preempted = self.run_preempted.of(started_at).unwrap_or(0);
+        task.run_preempted = self.run_preempted.of(started_at).flatten().unwrap_or(0);
         task.known.preemption = self.watch.sees_preemption();
         task.known.preempted_time = self.watch.knows_time();
-        let wait_preempted = self.wait_preempted.of(started_at).unwrap_or(0);
+        let wait_preempted = self.wait_preempted.of(started_at).flatten();
         self.history.explain(&mut task, ending.served_since, wait_preempted);
 
         let outdated = task.completed_at.saturating_sub(self.ticks.outdated);
@@ -350,9 +353,10 @@ impl Notebook {
         let now = self.clock.now();
         let since = self.history.rested_since();
         if self.watch.is_disturbed() || now.saturating_sub(since) > self.ticks.stall {
-            self.stalled(words, since, now);
+            self.stalled(words, since, now); // and the last look may have been before the gap
+        } else {
+            self.history.looked_at = now;
         }
-        self.history.looked_at = now;
         self.put(words, WorkerWord::LookedAt, now);
         self.watch.rest();
     }
@@ -360,19 +364,23 @@ impl Notebook {
     #[cold]
     #[inline(never)]
     fn stalled(&mut self, words: &[AtomicU64], since: u64, now: u64) {
-        let preempted = if self.watch.is_disturbed() { self.disturbed(words) } else { 0 };
+        let preempted = if self.watch.is_disturbed() { self.disturbed(words) } else { None };
         let gap = now.saturating_sub(since);
         if since == 0 || gap <= self.ticks.stall {
             return;
         }
-        let preempted = preempted.min(gap);
         self.history.gap(since, now, preempted);
         if gap > self.word(words, WorkerWord::LongestGap) {
             self.put(words, WorkerWord::LongestGap, gap);
             self.put(words, WorkerWord::LongestGapAt, now);
         }
         if gap > self.ticks.gap_event {
-            write_event(words, self.recorder, &self.event(EventKind::Gap, now).values(&[gap, preempted]));
+            let taken = preempted.unwrap_or(0).min(gap);
+            write_event(
+                words,
+                self.recorder,
+                &self.event(EventKind::Gap, now).values(&[gap, taken, u64::from(preempted.is_some())]),
+            );
         }
     }
 }

@@ -71,15 +71,17 @@ impl Watch {
         !self.sentinel.is_untouched()
     }
 
-    /// How long the thread had no CPU since this was last asked, in nanoseconds; `None` if it had: what ended the sentinel was a
-    /// signal, or a restartable sequence of somebody else.
+    /// How long the thread was ready to run and had no CPU since this was last asked, in nanoseconds: 0 if the kernel interfered
+    /// in another way (a signal, a stop) or does not tell. `None` if it was a restartable sequence of somebody else.
     #[cold]
     pub(crate) fn look(&mut self) -> Option<u64> {
-        let waited = if self.sentinel.is_replaced() { None } else { self.run_delay() };
+        let is_foreign = self.sentinel.is_replaced();
+        let waited = if is_foreign { None } else { self.run_delay() };
         // Not before the question, which may cost the CPU itself: under a tracer it does, and each would ask for the next.
         self.sentinel.arm();
-        let before = std::mem::replace(&mut self.waited, waited?);
-        Some(self.waited.saturating_sub(before)).filter(|&ns| ns != 0)
+        let Some(waited) = waited else { return (!is_foreign).then_some(0) };
+        let before = std::mem::replace(&mut self.waited, waited);
+        Some(waited.saturating_sub(before))
     }
 
     /// It slept.
