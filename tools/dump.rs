@@ -19,6 +19,7 @@ use crate::dump_json::{listed_json, shown_json};
 use crate::dump_records::{records_json, records_text};
 use crate::dump_text::{listed_text, shown_text};
 use crate::exit::{CODES, FAILED, USAGE, failed, print};
+use crate::metrics::{TextfileError, families_text, write_textfile};
 use crate::sample::{Change, Sample, SampleError};
 use crate::save::{SaveError, save, saved_at};
 use crate::units::parse_time;
@@ -127,6 +128,18 @@ enum View {
         /// The instance [default: the only living one, or `default`].
         instance: Option<InstanceName>,
     },
+    /// Everything for Prometheus, by way of the node exporter's textfile collector.
+    #[command(after_help = format!("{}\n{}", families_text(), examples(
+        "  shm-dump metrics orders\n  \
+           shm-dump metrics orders --out /var/lib/prometheus/node-exporter/orders.prom   every 15 s, by a timer"
+    )))]
+    Metrics {
+        /// The instance [default: the only living one, with --from the only one, or `default`].
+        instance: Option<InstanceName>,
+        /// Write to this file, in one step, and print nothing.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
     #[command(external_subcommand)]
     Other(Vec<OsString>),
 }
@@ -156,6 +169,8 @@ enum DumpError {
     Sample(#[from] SampleError),
     #[error(transparent)]
     Save(#[from] SaveError),
+    #[error(transparent)]
+    Metrics(#[from] TextfileError),
     #[error("{view} looks at what is in /dev/shm, not at a copy; leave out --from{cure}")]
     NotOfCopies { view: &'static str, cure: &'static str },
     #[error("the views are {views}; for an instance of that name write: shm-dump show {found}")]
@@ -165,7 +180,7 @@ enum DumpError {
 impl DumpError {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::NoView { .. } | Self::NotOfCopies { .. } => USAGE,
+            Self::NoView { .. } | Self::NotOfCopies { .. } | Self::Metrics(TextfileError::Json { .. }) => USAGE,
             _ => FAILED,
         }
     }
@@ -228,6 +243,9 @@ fn dump(cli: &Cli) -> Result<String, DumpError> {
             let instance = instance.clone().unwrap_or_else(obvious);
             let (text, json) = save(&Inspector::open(&instance)?, &instance, folder)?;
             Ok(if cli.json { line(&json) } else { text })
+        }
+        Some(View::Metrics { instance, out }) => {
+            Ok(write_textfile(open(from, instance.as_ref())?.look(), out.as_deref(), cli.json)?)
         }
         Some(View::Other(words)) => Err(no_view(words)),
     }

@@ -27,6 +27,7 @@ mod holds;
 mod lines;
 mod load;
 mod manual;
+mod metrics;
 mod notify;
 mod plan;
 mod processes;

@@ -1,5 +1,6 @@
 //! `executord run`: a sidecar from its options to its totals.
 
+use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
 use executor_core::{Registry, RegistryBuilder, RegistryError, Status};
@@ -16,6 +17,7 @@ use serde_json::{Map, Value, json};
 use crate::config::ConfigError;
 use crate::exit::{FAILED, USAGE, print};
 use crate::holds::{complain, holds_json};
+use crate::metrics::{Page, PageError, listen};
 use crate::notify::Notifier;
 use crate::respawn::line_to;
 use crate::settings::Settings;
@@ -37,6 +39,9 @@ pub(crate) enum RunError {
     /// See the reason.
     #[error(transparent)]
     Stop(#[from] StopError),
+    /// See the reason.
+    #[error(transparent)]
+    Page(#[from] PageError),
     /// The kernel gave no signal descriptor.
     #[error("cannot listen for Ctrl-C and SIGTERM")]
     Signals(#[source] std::io::Error),
@@ -96,6 +101,16 @@ pub(crate) fn run(
         (Parent::Holder, _) => None,
         _ => Notifier::of_this_process(),
     };
+    let listener = match settings.metrics {
+        // Whoever served before listens there until it has ended.
+        Some(address) if settings.standby != Some(true) => match (listen(address), parent) {
+            (Ok(listener), _) => Some(listener),
+            // Its first start was tried before: a start again is not to fail for that.
+            (Err(_), Parent::Supervisor(_)) => None,
+            (Err(error), _) => return Err(error.into()),
+        },
+        _ => None,
+    };
     let sidecar = sidecar(settings, registry);
     let handle = if settings.standby == Some(true) {
         stand_by(sidecar, &signals, notifier.as_mut(), &handlers, as_json)?
@@ -106,18 +121,21 @@ pub(crate) fn run(
     if settings.standby != Some(true) {
         complain(handle.holds()); // a standby did when it began to wait
     }
+    let page = settings.metrics.and_then(|address| open_page(&handle, address, listener));
     let started = Instant::now();
     // Before the line: whoever has read it may kill this process and expect a supervisor to start another.
     if let Some(notifier) = &mut notifier {
         notifier.ready(&serving_text(&handle, handlers.len()), handle.progress());
     }
-    say(as_json, || started_json(&handle, &handlers), || started_text(&handle, &handlers));
+    let metrics = page.as_ref().map(Page::address);
+    say(as_json, || started_json(&handle, &handlers, metrics), || started_text(&handle, &handlers, metrics));
     if parent == Parent::Holder {
         std::thread::spawn(stop_at_end_of_input);
     }
     let name = handle.instance().clone();
     let instance = name.to_string();
     let report = serve(handle, &signals, notifier)?;
+    drop(page); // so far it told of what is served in a stop
     let served_ns = started.elapsed().as_nanos() as u64;
     say(as_json, || stopped_json(&instance, &report, served_ns), || stopped_text(&instance, &report, served_ns));
     if parent == Parent::Holder {
@@ -128,6 +146,16 @@ pub(crate) fn run(
         Ending::NamesLost => Err(RunError::NamesLost(instance)),
         Ending::Removed | Ending::Kept { .. } => Ok(()),
     }
+}
+
+/// The page with the metrics. It is no reason not to serve.
+fn open_page(handle: &SidecarHandle, address: SocketAddr, listener: Option<TcpListener>) -> Option<Page> {
+    let page = Page::open(handle.instance(), address, listener, handle.cpus());
+    let page = page.inspect_err(|error| eprintln!("executord: no metrics: cannot start a thread: {error}")).ok()?;
+    if let Some(warning) = page.warning() {
+        eprintln!("executord: {warning}");
+    }
+    Some(page)
 }
 
 /// The sidecar that these settings ask for.
@@ -197,7 +225,7 @@ pub(crate) fn say(as_json: bool, json: impl FnOnce() -> Value, text: impl FnOnce
     print(format!("{line}\n").as_bytes());
 }
 
-fn started_json(handle: &SidecarHandle, handlers: &[String]) -> Value {
+fn started_json(handle: &SidecarHandle, handlers: &[String], metrics: Option<SocketAddr>) -> Value {
     let (geometry, recovery) = (handle.geometry(), handle.recovery());
     json!({
         "event": "started",
@@ -215,6 +243,7 @@ fn started_json(handle: &SidecarHandle, handlers: &[String]) -> Value {
         "clock": handle.clock_source().name(),
         "idle": handle.idle().name(),
         "holds": holds_json(handle.holds()),
+        "metrics": metrics.map(|address| address.to_string()),
         "recovered": {
             "lanes": recovery.lanes,
             "reruns": recovery.reruns,
@@ -236,7 +265,7 @@ fn cpus_text(handle: &SidecarHandle) -> String {
     }
 }
 
-fn started_text(handle: &SidecarHandle, handlers: &[String]) -> String {
+fn started_text(handle: &SidecarHandle, handlers: &[String], metrics: Option<SocketAddr>) -> String {
     let instance = handle.instance();
     let cpus = cpus_text(handle);
     let recovery = match handle.recovery() {
@@ -253,8 +282,9 @@ fn started_text(handle: &SidecarHandle, handlers: &[String]) -> String {
         ),
     };
     let group = handle.group().map_or(String::new(), |group| format!(", open to group {group}"));
+    let metrics = metrics.map_or(String::new(), |address| format!("; metrics: http://{address}/metrics"));
     format!(
-        "instance {instance} serves {} on {cpus}, {} in /dev/shm{group}{recovery}; look: shm-dump show {instance}; \
+        "instance {instance} serves {} on {cpus}, {} in /dev/shm{group}{recovery}; look: shm-dump show {instance}{metrics}; \
          stop: Ctrl-C or kill {}",
         handlers.join(", "),
         bytes(handle.bytes()),

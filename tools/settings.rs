@@ -3,6 +3,7 @@
 //! Flags are the fields of [`Settings`]. The config file, the environment and `executord config` know a setting only by
 //! its row in [`SETTINGS`], so a new setting is a field and a row.
 
+use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -67,6 +68,9 @@ pub(crate) struct Settings {
     /// Lock all memory of the sidecar, so that nothing of it is paged out.
     #[arg(long, num_args = 0, default_missing_value = "true")]
     pub(crate) lock_memory: Option<bool>,
+    /// Serve metrics for Prometheus over HTTP at this address, such as 127.0.0.1:9464 [default: none].
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = parse_address)]
+    pub(crate) metrics: Option<SocketAddr>,
     /// Start the sidecar again after a crash: at once, then with waits that double from 10 ms to 5 s.
     #[arg(long, num_args = 0, default_missing_value = "true")]
     pub(crate) respawn: Option<bool>,
@@ -137,7 +141,7 @@ pub(crate) struct Setting {
 }
 
 /// Every setting, in the order in which they are shown.
-pub(crate) const SETTINGS: [Setting; 18] = [
+pub(crate) const SETTINGS: [Setting; 19] = [
     Setting {
         name: "instance",
         flag: "INSTANCE",
@@ -266,6 +270,14 @@ pub(crate) const SETTINGS: [Setting; 18] = [
         standard: |_, _| default(false),
     },
     Setting {
+        name: "metrics",
+        flag: "--metrics",
+        form: Form::Text,
+        read: |settings, text| set(&mut settings.metrics, parse_address(text)),
+        value: |settings| settings.metrics.map(|address| json!(address.to_string())),
+        standard: |_, _| default("none"),
+    },
+    Setting {
         name: "respawn",
         flag: "--respawn",
         form: Form::Flag,
@@ -371,6 +383,13 @@ fn parse_cpu(text: &str) -> Result<u32, String> {
     parse_number(text, 0, cpu::CPU_LIMIT - 1).map_err(|error| format!("{error}; write a CPU, or several such as 2,3"))
 }
 
+fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        "not an address with a port; write for example 127.0.0.1:9464 or [::1]:9464, with port 0 for any free one"
+            .to_owned()
+    })
+}
+
 fn parse_bool(text: &str) -> Result<bool, String> {
     text.parse().map_err(|_| "neither true nor false".to_owned())
 }
@@ -456,6 +475,7 @@ mod tests {
             ("cpu-latency", "20"),
             ("real-time", "rr:7"),
             ("lock-memory", "true"),
+            ("metrics", "[::1]:9464"),
             ("respawn", "true"),
             ("standby", "true"),
             ("json", "true"),
@@ -517,6 +537,9 @@ mod tests {
             assert!(parse_buffer(bytes).is_err(), "{bytes}");
         }
         assert_eq!([parse_lanes("0"), parse_lanes("1025")].map(|parsed| parsed.is_err()), [true; 2]);
+        for address in ["9464", ":9464", "localhost:9464", "127.0.0.1", "127.0.0.1:65536", "::1:9464", "1.2.3:1", ""] {
+            assert!(parse_address(address).unwrap_err().contains("127.0.0.1:9464"), "{address}");
+        }
         for latency in ["-1", "2000000001", "0.5"] {
             assert!(parse_cpu_latency(latency).is_err(), "{latency}");
         }

@@ -16,6 +16,7 @@ use crate::handlers::builtin;
 use crate::hash::hash;
 use crate::load::load;
 use crate::manual::{completions, write_pages};
+use crate::metrics::listen;
 use crate::producer::produce;
 use crate::respawn::respawn;
 use crate::run::{Parent, RunError, run};
@@ -97,7 +98,11 @@ fn serve(arguments: &RunArgs, register: impl FnOnce(&mut RegistryBuilder)) -> Ex
         None => Parent::Anybody,
     };
     let served = config.map_err(RunError::from).and_then(|config| match config.settings.respawn {
-        Some(true) if parent == Parent::Anybody => Ok(respawn(config.settings.json.unwrap_or(false))),
+        Some(true) if parent == Parent::Anybody => {
+            // What could never be is refused here: a child would go on without.
+            config.settings.metrics.filter(|_| config.settings.standby != Some(true)).map(listen).transpose()?;
+            Ok(respawn(config.settings.json.unwrap_or(false)))
+        }
         _ => run(&config.settings, parent, register).map(|()| ExitCode::SUCCESS),
     });
     match served {
