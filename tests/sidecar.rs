@@ -73,7 +73,7 @@ fn main() -> ExitCode {
             "--build" => build = Some(number()),
             "--idle" => builder = builder.idle(value.parse().unwrap()),
             "--slow-after" => {
-                builder = builder.recording(Recording::SlowAfter(Duration::from_micros(u64::from(number()))))
+                builder = builder.recording(Recording::SlowAfter(Duration::from_micros(u64::from(number()))));
             }
             "--deny" => sandbox::deny(&value),
             "--without" => others.without = Some(number()),

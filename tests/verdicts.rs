@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use executor_client::{Client, TaskDescriptor};
@@ -351,7 +351,7 @@ impl Hog {
         let seen = Arc::clone(&over);
         let thread = std::thread::spawn(move || {
             cpu::pin_current_thread(on).unwrap();
-            while !seen.load(SeqCst) {
+            while !seen.load(Relaxed) {
                 std::hint::spin_loop();
             }
         });
@@ -361,7 +361,7 @@ impl Hog {
 
 impl Drop for Hog {
     fn drop(&mut self) {
-        self.over.store(true, SeqCst);
+        self.over.store(true, Relaxed);
         let _ = self.thread.take().map(std::thread::JoinHandle::join);
     }
 }

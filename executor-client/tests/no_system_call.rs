@@ -65,8 +65,8 @@ fn a_task_enters_the_kernel_on_neither_side() {
         .filter(|line| line.split_whitespace().next().is_some_and(|thread| thread == client || thread == worker))
         .collect();
     // After a preemption the worker asks once for how long, and around a task that took long for its page faults.
-    let is_noted = |line: &&&str| line.contains("/schedstat>") || line.contains("getrusage(RUSAGE_THREAD");
-    let (noted, inside): (Vec<&str>, Vec<&str>) = inside.iter().partition(|line| is_noted(&line));
+    let is_noted = |line: &&str| line.contains("/schedstat>") || line.contains("getrusage(RUSAGE_THREAD");
+    let (noted, inside): (Vec<&str>, Vec<&str>) = inside.iter().partition(|line| is_noted(line));
     assert!(inside.is_empty(), "system calls while {TASKS} tasks of either kind ran:\n{}", inside.join("\n"));
     assert!(
         noted.len() < TASKS as usize / 2,
