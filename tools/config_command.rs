@@ -72,7 +72,7 @@ fn a_file_that_the_environment_names_sets_everything() {
     let gid = nix::unistd::getegid().as_raw();
     let text = format!(
         "instance = \"{name}\"\nlanes = 3\ncapacity = 8\nrequest-bytes = \"1KiB\"\nresponse-bytes = 128\n\
-         group = \"{gid}\"\ncpu = [0, 1]\nidle = \"yield\"\ntiming = false\nquantum = 2\npinned = false\n\
+         group = \"{gid}\"\ncpu = [0, 1]\nidle = \"yield\"\ntiming = false\nrecording = true\nslow-after = \"2ms\"\nquantum = 2\npinned = false\n\
          drain = \"1500ms\"\ncpu-latency = 50\nreal-time = \"rr:1\"\nlock-memory = true\n\
          metrics = \"127.0.0.1:0\"\nrespawn = false\nstandby = true\njson = true\n"
     );
@@ -87,7 +87,8 @@ fn a_file_that_the_environment_names_sets_everything() {
     }
     let values: Vec<Value> = settings.values().map(|setting| setting["value"].clone()).collect();
     let group = gid.to_string();
-    let before = json!([name.as_str(), 3, 8, 1024, 128, group, [0, 1], "yield", false, 2, false, "1500ms"]);
+    let before =
+        json!([name.as_str(), 3, 8, 1024, 128, group, [0, 1], "yield", false, true, "2ms", 2, false, "1500ms"]);
     let holds_and_switches = json!([50, "rr:1", true, "127.0.0.1:0", false, true, true]);
     let expected = [before, holds_and_switches].map(|values| values.as_array().unwrap().clone());
     assert_eq!(Value::from(values), Value::from(expected.concat()));

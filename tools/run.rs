@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
+use executor_core::recorder::Recording;
 use executor_core::{Registry, RegistryBuilder, RegistryError, Status};
 use executor_shm::clean::{CleanOptions, clean};
 use executor_shm::files::FileError;
@@ -198,6 +199,11 @@ pub(crate) fn sidecar(settings: &Settings, registry: Registry) -> SidecarBuilder
     }
     if let Some(timing) = settings.timing {
         sidecar = sidecar.timing(timing);
+    }
+    if settings.recording == Some(false) {
+        sidecar = sidecar.recording(Recording::Off);
+    } else if let Some(time) = settings.slow_after {
+        sidecar = sidecar.recording(Recording::SlowAfter(time));
     }
     sidecar
 }

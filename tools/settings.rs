@@ -11,6 +11,7 @@ use clap::Args;
 use executor_core::cpu;
 use executor_core::idle::IdleStrategy;
 use executor_core::record::LENGTH_MAX;
+use executor_core::recorder::SLOW_AFTER;
 use executor_core::worker::QUANTUM;
 use executor_shm::hold::CPU_LATENCY_MAX_US;
 use executor_shm::inspect::{Inspection, cpus_in_use};
@@ -50,6 +51,13 @@ pub(crate) struct Settings {
     /// Read no clock: nothing is stamped and no latency is counted.
     #[arg(long = "no-timing", num_args = 0, default_missing_value = "false")]
     pub(crate) timing: Option<bool>,
+    /// Record no histograms, bytes and times, no slow tasks, errors and events: some 10 ns less a task, and nobody can say later
+    /// why a task was slow.
+    #[arg(long = "no-recording", num_args = 0, default_missing_value = "false")]
+    pub(crate) recording: Option<bool>,
+    /// From submit to end, longer than this a task is slow: kept with what it waited for [default: 1ms].
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub(crate) slow_after: Option<Duration>,
     /// Tasks a lane is served in one turn while others wait [default: 64].
     #[arg(long, value_name = "TASKS", value_parser = parse_quantum)]
     pub(crate) quantum: Option<u32>,
@@ -141,7 +149,7 @@ pub(crate) struct Setting {
 }
 
 /// Every setting, in the order in which they are shown.
-pub(crate) const SETTINGS: [Setting; 19] = [
+pub(crate) const SETTINGS: [Setting; 21] = [
     Setting {
         name: "instance",
         flag: "INSTANCE",
@@ -220,6 +228,22 @@ pub(crate) const SETTINGS: [Setting; 19] = [
         read: |settings, text| set(&mut settings.timing, parse_bool(text)),
         value: |settings| settings.timing.map(Value::from),
         standard: |_, files| Standard { of_files: files.is_some(), ..default(files.is_none_or(|files| files.timed)) },
+    },
+    Setting {
+        name: "recording",
+        flag: "--no-recording",
+        form: Form::Flag,
+        read: |settings, text| set(&mut settings.recording, parse_bool(text)),
+        value: |settings| settings.recording.map(Value::from),
+        standard: |_, _| default(true),
+    },
+    Setting {
+        name: "slow-after",
+        flag: "--slow-after",
+        form: Form::Time,
+        read: |settings, text| set(&mut settings.slow_after, parse_time(text)),
+        value: |settings| settings.slow_after.map(|time| json!(time_text(time))),
+        standard: |_, _| default(time_text(SLOW_AFTER)),
     },
     Setting {
         name: "quantum",
@@ -351,9 +375,10 @@ fn default_cpu(pinned: Option<bool>) -> Standard {
 }
 
 fn time_text(time: Duration) -> String {
-    match time.subsec_millis() {
+    match time.subsec_micros() {
         0 => format!("{}s", time.as_secs()),
-        _ => format!("{}ms", time.as_millis()),
+        us if us.is_multiple_of(1000) => format!("{}ms", time.as_millis()),
+        _ => format!("{}us", time.as_micros()),
     }
 }
 
@@ -469,6 +494,8 @@ mod tests {
             ("cpu", "0,1"),
             ("idle", "spin"),
             ("timing", "false"),
+            ("recording", "false"),
+            ("slow-after", "250us"),
             ("quantum", "7"),
             ("pinned", "false"),
             ("drain", "1500ms"),

@@ -39,13 +39,14 @@ pub fn parse_time(text: &str) -> Result<Duration, String> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     let scale = match unit.trim_start() {
-        "ms" => 1,
-        "" | "s" => 1_000,
-        "m" | "min" => 60_000,
+        "us" => 1,
+        "ms" => 1_000,
+        "" | "s" => 1_000_000,
+        "m" | "min" => 60_000_000,
         _ => return Err("not a time; write for example 500ms, 5s or 2m".to_owned()),
     };
-    let ms = number.parse().ok().and_then(|number: u64| number.checked_mul(scale));
-    ms.map(Duration::from_millis).ok_or_else(|| "not a time; write for example 500ms, 5s or 2m".to_owned())
+    let us = number.parse().ok().and_then(|number: u64| number.checked_mul(scale));
+    us.map(Duration::from_micros).ok_or_else(|| "not a time; write for example 500ms, 5s or 2m".to_owned())
 }
 
 /// A size to three figures: `4 KiB`, `1.25 MiB`.
