@@ -52,13 +52,16 @@ pub(crate) struct Cli {
     /// Look at copies of the files in this folder instead of /dev/shm.
     #[arg(long, value_name = "DIR", global = true)]
     from: Option<PathBuf>,
-    /// Print JSON; times in nanoseconds.
+    /// Print JSON; times in nanoseconds, keys as `shm-dump schema` tells.
     #[arg(long, global = true)]
     json: bool,
     /// Colours: on a terminal that NO_COLOR does not rule out, or always, or never. JSON has none.
     #[arg(long, value_name = "WHEN", global = true, default_value = "auto")]
     color: ColorChoice,
 }
+
+/// What every view prints with --json.
+const SCHEMA: &str = include_str!("schema/shm-dump.json");
 
 /// Tasks of a lane unless told otherwise.
 const LAST: u32 = 20;
@@ -167,6 +170,9 @@ enum View {
         /// The instance [default: the only living one, or `default`].
         instance: Option<InstanceName>,
     },
+    /// Print the JSON Schema of what every view prints with --json: each key, its unit, when it is null.
+    #[command(after_help = examples("  shm-dump schema | jq '.[\"$defs\"].lane.properties'"))]
+    Schema,
     #[command(external_subcommand)]
     Other(Vec<OsString>),
 }
@@ -301,6 +307,7 @@ fn dump(cli: &Cli) -> Result<String, DumpError> {
             let (text, json) = save(&Inspector::open(&instance)?, &instance, folder)?;
             Ok(if cli.json { line(&json) } else { text })
         }
+        Some(View::Schema) => Ok(SCHEMA.to_owned()),
         Some(View::Other(words)) => Err(no_view(words)),
     }
 }
