@@ -1,152 +1,49 @@
 //! `shm-dump`: looks into the shared memory of instances, alive or dead, and changes nothing.
 
+mod events;
+pub(crate) mod handlers;
+pub(crate) mod lanes;
+mod slow;
+mod view;
+
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{ColorChoice, CommandFactory};
+use executor_core::TaskId;
+use executor_core::recorder::{Event, SlowTask};
 use executor_shm::InstanceName;
 use executor_shm::files::DIRECTORY;
 use executor_shm::inspect::{InspectError, Inspector, Listed, list, list_copies};
 #[cfg(fuzzing)]
-use executor_shm::inspect::{Inspection, LaneRecords};
+use executor_shm::inspect::{Inspection, LaneRecords, Recorded};
 use serde_json::Value;
 
 use crate::arguments::parse;
+use crate::colour::print;
 use crate::diff::{change_json, change_text};
 use crate::dump_json::{listed_json, shown_json};
 use crate::dump_records::{records_json, records_text};
 use crate::dump_text::{listed_text, shown_text};
-use crate::exit::{CODES, FAILED, USAGE, failed, print};
-use crate::metrics::{TextfileError, families_text, write_textfile};
+use crate::exit::{FAILED, USAGE, failed};
+use crate::metrics::{TextfileError, write_textfile};
 use crate::sample::{Change, Sample, SampleError};
 use crate::save::{SaveError, save, saved_at};
-use crate::units::parse_time;
+use crate::top::{TopError, top};
 use crate::watch::{sample, watch};
+use events::{errors_json, errors_text, events_json, events_text};
+use handlers::{HandlerKey, handlers_json, handlers_text};
+#[cfg(fuzzing)]
+use lanes::LaneKey;
+use lanes::{lanes_json, lanes_text};
+use slow::{Known, slow_json, slow_text, why_json, why_text};
+pub(crate) use view::Cli;
+use view::View;
 
-/// Look into the shared memory of executor instances, alive or dead. It only reads: nothing is locked or changed.
-#[derive(Debug, Parser)]
-#[command(name = "shm-dump", version, disable_help_subcommand = true, after_help = format!(
-    "Examples:\n  \
-       shm-dump                       the only living instance, or `default`\n  \
-       shm-dump list                  all instances, alive or dead\n  \
-       shm-dump show orders           handlers, lanes and latencies of instance `orders`\n  \
-       shm-dump show orders --json | jq '.lanes[].in_flight'\n  \
-       shm-dump records orders --last 5 --lane 0\n  \
-       shm-dump watch orders          what happens in each second\n  \
-       shm-dump save saved orders; shm-dump records --from saved\n\n{CODES}\n\n\
-     Times are from submit to start (queue), from start to end of the handler (run), and from submit to end (total).\n\
-     They are counted in buckets 3 % wide; a percentile is the upper edge of its bucket.\n\
-     A record is `torn` if its slot was written while it was copied. What a copy is of is told by: shm-dump save --help"
-))]
-pub(crate) struct Cli {
-    #[command(subcommand)]
-    view: Option<View>,
-    /// Look at copies of the files in this folder instead of /dev/shm.
-    #[arg(long, value_name = "DIR", global = true)]
-    from: Option<PathBuf>,
-    /// Print JSON; times in nanoseconds.
-    #[arg(long, global = true)]
-    json: bool,
-}
-
-/// Tasks of a lane unless told otherwise.
-const LAST: u32 = 20;
-
-/// What is shown; without one it is `show`.
-#[derive(Debug, Subcommand)]
-enum View {
-    /// One line for each instance.
-    #[command(after_help = examples("  shm-dump list\n  shm-dump list --json | jq '.[] | select(.alive)'"))]
-    List {
-        /// This instance alone.
-        instance: Option<InstanceName>,
-    },
-    /// Everything about one instance: workers, handlers, lanes, latencies, tasks in flight.
-    #[command(after_help = examples("  shm-dump show orders\n  shm-dump show orders --json | jq '.lanes[].in_flight'"))]
-    Show {
-        /// The instance [default: the only living one, with --from the only one, or `default`].
-        instance: Option<InstanceName>,
-    },
-    /// The last tasks of its lanes.
-    #[command(after_help = examples("  shm-dump records orders\n  shm-dump records orders --last 5 --lane 0"))]
-    Records {
-        /// The instance [default: the only living one, with --from the only one, or `default`].
-        instance: Option<InstanceName>,
-        /// So many tasks of each lane, the newest last.
-        #[arg(long, value_name = "N", default_value_t = LAST, value_parser = clap::value_parser!(u32).range(1..))]
-        last: u32,
-        /// This lane only.
-        #[arg(long, value_name = "N")]
-        lane: Option<u32>,
-    },
-    /// What happened between two moments: rates, and latencies of the tasks in between.
-    #[command(after_help = format!("{}\n\n{}", crate::diff::KEYS, examples(
-        "  shm-dump diff orders                        a second from now\n  \
-           shm-dump diff orders --interval 10s --json | jq .tasks_per_second\n  \
-           shm-dump diff orders --from saved           from a copy to now\n  \
-           shm-dump diff --from saved --to later       from a copy to a later one"
-    )))]
-    Diff {
-        /// The instance [default: the only living one, with --from the only one, or `default`].
-        instance: Option<InstanceName>,
-        /// The later copy, with the earlier one as --from [default: now].
-        #[arg(long, value_name = "DIR", requires = "from")]
-        to: Option<PathBuf>,
-        /// How long to wait between two looks [default: 1s].
-        #[arg(long, value_name = "TIME", value_parser = parse_interval, conflicts_with = "from")]
-        interval: Option<Duration>,
-    },
-    /// A line a second with what happened in it, for as long as somebody reads.
-    #[command(after_help = format!(
-        "A line of --json is an object of its own, as `diff` prints it; `error` tells of an instance that is gone for now.\n\n{}",
-        examples(
-            "  shm-dump watch orders\n  \
-               shm-dump watch orders --interval 100ms --count 50 --json | jq -c '[.seconds, .tasks_per_second, .total_ns.p99]'"
-        )
-    ))]
-    Watch {
-        /// The instance [default: the only living one, or `default`].
-        instance: Option<InstanceName>,
-        /// Time between two lines, 10ms or more.
-        #[arg(long, value_name = "TIME", value_parser = parse_interval, default_value = "1s", conflicts_with = "from")]
-        interval: Duration,
-        /// End after so many lines.
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-        count: Option<u64>,
-    },
-    /// Copy the files of an instance, while it lives too, to look at them elsewhere.
-    #[command(after_help = format!("{}\n\n{}", crate::save::CONSISTENT, examples(
-        "  shm-dump save saved orders\n  \
-           shm-dump records --from saved"
-    )))]
-    Save {
-        /// The folder; it is made if it is not there, and nothing in it is replaced.
-        #[arg(value_name = "DIR")]
-        folder: PathBuf,
-        /// The instance [default: the only living one, or `default`].
-        instance: Option<InstanceName>,
-    },
-    /// Everything for Prometheus, by way of the node exporter's textfile collector.
-    #[command(after_help = format!("{}\n{}", families_text(), examples(
-        "  shm-dump metrics orders\n  \
-           shm-dump metrics orders --out /var/lib/prometheus/node-exporter/orders.prom   every 15 s, by a timer"
-    )))]
-    Metrics {
-        /// The instance [default: the only living one, with --from the only one, or `default`].
-        instance: Option<InstanceName>,
-        /// Write to this file, in one step, and print nothing.
-        #[arg(long, value_name = "FILE")]
-        out: Option<PathBuf>,
-    },
-    #[command(external_subcommand)]
-    Other(Vec<OsString>),
-}
-
-fn examples(lines: &str) -> String {
-    format!("Examples:\n{lines}\n\n{CODES}")
-}
+/// What every view prints with --json.
+const SCHEMA: &str = include_str!("schema/shm-dump.json");
 
 /// Why nothing can be shown.
 #[derive(Debug, thiserror::Error)]
@@ -163,8 +60,15 @@ enum DumpError {
     NoCopy { folder: String },
     #[error("{folder} has copies of several instances; name one of {names}")]
     WhichCopy { folder: String, names: String },
-    #[error("instance {instance} has no lane {lane}; shm-dump show {instance} lists its lanes")]
-    NoLane { instance: InstanceName, lane: u32 },
+    #[error("instance {instance} has no lane {lane}; shm-dump lanes {instance}{from} lists its lanes")]
+    NoLane { instance: InstanceName, lane: u32, from: String },
+    #[error("instance {instance} has no handler {handler:?}; shm-dump handlers {instance}{from} lists its handlers")]
+    NoHandler { instance: InstanceName, handler: String, from: String },
+    #[error(
+        "nothing is known of task {position} of lane {lane} of instance {instance}: it was not slow, and its slot has a later \
+         task or none yet; shm-dump slow {instance}{from} and shm-dump records {instance}{from} list those that are known"
+    )]
+    NoTask { instance: InstanceName, lane: u32, position: u64, from: String },
     #[error(transparent)]
     Sample(#[from] SampleError),
     #[error(transparent)]
@@ -173,14 +77,22 @@ enum DumpError {
     Metrics(#[from] TextfileError),
     #[error("{view} looks at what is in /dev/shm, not at a copy; leave out --from{cure}")]
     NotOfCopies { view: &'static str, cure: &'static str },
-    #[error("the views are {views}; for an instance of that name write: shm-dump show {found}")]
+    #[error("top is for people; a program reads: shm-dump watch --json")]
+    NotForPrograms,
+    #[error(transparent)]
+    Top(#[from] TopError),
+    #[error("the views are {views}; for an instance of that name write: shm-dump show {found}; try --help")]
     NoView { views: String, found: String },
 }
 
 impl DumpError {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::NoView { .. } | Self::NotOfCopies { .. } | Self::Metrics(TextfileError::Json { .. }) => USAGE,
+            Self::NoView { .. }
+            | Self::NotOfCopies { .. }
+            | Self::NotForPrograms
+            | Self::Metrics(TextfileError::Json { .. })
+            | Self::Top(TopError::NoTerminal(_)) => USAGE,
             _ => FAILED,
         }
     }
@@ -194,7 +106,7 @@ pub fn shm_dump() -> ExitCode {
     };
     match dump(&cli) {
         Ok(text) => {
-            print(text.as_bytes());
+            print(&text, if cli.json { ColorChoice::Never } else { cli.color });
             ExitCode::SUCCESS
         }
         Err(error) => failed("shm-dump", &error, error.exit_code()),
@@ -203,10 +115,44 @@ pub fn shm_dump() -> ExitCode {
 
 /// Shows it all in every way there is, and says how long that is. For the fuzzer.
 #[cfg(fuzzing)]
-pub fn every_view(listed: &[Listed], shown: &Inspection, records: &[LaneRecords], now: u64) -> usize {
-    let texts = [listed_text(listed, now), shown_text(shown, now), records_text(shown, records)];
-    let values = [listed_json(listed), shown_json(shown), records_json(shown, records)];
-    texts.into_iter().chain(values.iter().map(line)).map(|text| text.len()).sum()
+pub fn every_view(
+    listed: &[Listed],
+    shown: &Inspection,
+    records: &[LaneRecords],
+    recorded: &Recorded,
+    now: u64,
+) -> usize {
+    let lanes = lanes::sorted(shown, LaneKey::InFlight, None);
+    let handlers = handlers::sorted(shown, HandlerKey::RunP99, None);
+    let texts = [
+        listed_text(listed, now),
+        shown_text(shown, now),
+        lanes_text(shown, &lanes),
+        handlers_text(shown, &handlers),
+        records_text(shown, records),
+        slow_text(shown, recorded, &recorded.slow),
+        events_text(shown, recorded, &recorded.events),
+        errors_text(shown, recorded),
+    ];
+    let rows = records.iter().filter_map(|lane| lane.tasks.as_ref().ok()).flatten();
+    let known = recorded.slow.iter().map(Known::Slow).chain(rows.map(Known::Ring));
+    let whys = known.map(|known| why_text(shown, 0, 0, &known) + &line(&why_json(shown, 0, 0, &known)));
+    let values = [
+        listed_json(listed),
+        shown_json(shown),
+        lanes_json(shown, &lanes),
+        handlers_json(shown, &handlers),
+        records_json(shown, records),
+        slow_json(shown, recorded, &recorded.slow),
+        events_json(shown, recorded, &recorded.events),
+        errors_json(shown, recorded),
+    ];
+    let sample = || Sample { view: shown.clone(), at_ns: Some(now) };
+    let change = (sample(), sample());
+    let changed =
+        Change::new(&change.0, &change.1).map(|change| change_text(&change) + &line(&change_json(&change, None)));
+    let lengths = texts.into_iter().chain(whys).chain(changed).chain(values.iter().map(line)).map(|text| text.len());
+    lengths.sum::<usize>() + crate::top::drawn(shown).len()
 }
 
 fn dump(cli: &Cli) -> Result<String, DumpError> {
@@ -215,13 +161,65 @@ fn dump(cli: &Cli) -> Result<String, DumpError> {
         None => show(cli, None),
         Some(View::List { instance }) => show_list(cli, instance.as_ref()),
         Some(View::Show { instance }) => show(cli, instance.as_ref()),
+        Some(View::Lanes { instance, lane, sort }) => {
+            let shown = open(from, instance.as_ref())?.look();
+            let lanes = lanes::sorted(&shown, *sort, *lane);
+            if let (Some(lane), []) = (*lane, lanes.as_slice()) {
+                return Err(DumpError::NoLane { instance: shown.instance.clone(), lane, from: told(from) });
+            }
+            Ok(if cli.json { line(&lanes_json(&shown, &lanes)) } else { lanes_text(&shown, &lanes) })
+        }
+        Some(View::Handlers { instance, handler, sort }) => {
+            let shown = open(from, instance.as_ref())?.look();
+            let handlers = handlers::sorted(&shown, *sort, handler.as_deref());
+            if let (Some(handler), []) = (handler, handlers.as_slice()) {
+                let (instance, handler) = (shown.instance.clone(), handler.clone());
+                return Err(DumpError::NoHandler { instance, handler, from: told(from) });
+            }
+            Ok(if cli.json { line(&handlers_json(&shown, &handlers)) } else { handlers_text(&shown, &handlers) })
+        }
         Some(View::Records { instance, last, lane }) => {
             let inspector = open(from, instance.as_ref())?;
             let shown = inspector.look();
             let records = inspector.records(*lane, *last as usize);
-            let no_lane = || DumpError::NoLane { instance: shown.instance.clone(), lane: lane.unwrap_or_default() };
-            let records = records.ok_or_else(no_lane)?;
+            let (instance, lane) = (shown.instance.clone(), lane.unwrap_or_default());
+            let records = records.ok_or_else(|| DumpError::NoLane { instance, lane, from: told(from) })?;
             Ok(if cli.json { line(&records_json(&shown, &records)) } else { records_text(&shown, &records) })
+        }
+        Some(View::Slow { instance, handler, last }) => {
+            let inspector = open(from, instance.as_ref())?;
+            let (shown, recorded) = (inspector.look(), inspector.recorded());
+            let of_it = handlers::sorted(&shown, HandlerKey::Id, handler.as_deref());
+            if let (Some(handler), []) = (handler, of_it.as_slice()) {
+                let (instance, handler) = (shown.instance.clone(), handler.clone());
+                return Err(DumpError::NoHandler { instance, handler, from: told(from) });
+            }
+            let is_asked = |id: u32| handler.is_none() || of_it.iter().any(|handler| handler.row.id == id);
+            let tasks = recorded.slow.iter().filter(|task| is_asked(task.handler_id)).take(*last as usize);
+            let tasks: Vec<SlowTask> = tasks.copied().collect();
+            Ok(if cli.json {
+                line(&slow_json(&shown, &recorded, &tasks))
+            } else {
+                slow_text(&shown, &recorded, &tasks)
+            })
+        }
+        Some(View::Why { instance, lane, position }) => why(cli, instance, *lane, *position),
+        Some(View::Events { instance, last, lane }) => {
+            let inspector = open(from, instance.as_ref())?;
+            let (shown, recorded) = (inspector.look(), inspector.recorded());
+            let is_asked = |event: &&Event| lane.is_none() || event.lane == *lane;
+            let events: Vec<Event> = recorded.events.iter().filter(is_asked).copied().collect();
+            let events = &events[events.len().saturating_sub(*last as usize)..];
+            Ok(if cli.json {
+                line(&events_json(&shown, &recorded, events))
+            } else {
+                events_text(&shown, &recorded, events)
+            })
+        }
+        Some(View::Errors { instance }) => {
+            let inspector = open(from, instance.as_ref())?;
+            let (shown, recorded) = (inspector.look(), inspector.recorded());
+            Ok(if cli.json { line(&errors_json(&shown, &recorded)) } else { errors_text(&shown, &recorded) })
         }
         Some(View::Diff { instance, to, interval }) => {
             let (before, after) = samples(cli, instance.as_ref(), to.as_deref(), *interval)?;
@@ -236,6 +234,14 @@ fn dump(cli: &Cli) -> Result<String, DumpError> {
             watch(&instance.clone().unwrap_or_else(obvious), *interval, *count, cli.json)?;
             Ok(String::new())
         }
+        Some(View::Top { .. }) if from.is_some() => {
+            Err(DumpError::NotOfCopies { view: "top", cure: ", or look at a copy: shm-dump show --from DIR" })
+        }
+        Some(View::Top { .. }) if cli.json => Err(DumpError::NotForPrograms),
+        Some(View::Top { instance, interval }) => {
+            top(&instance.clone().unwrap_or_else(obvious), *interval, cli.color)?;
+            Ok(String::new())
+        }
         Some(View::Save { .. }) if from.is_some() => {
             Err(DumpError::NotOfCopies { view: "save", cure: "; a copy is copied with cp" })
         }
@@ -247,6 +253,7 @@ fn dump(cli: &Cli) -> Result<String, DumpError> {
         Some(View::Metrics { instance, out }) => {
             Ok(write_textfile(open(from, instance.as_ref())?.look(), out.as_deref(), cli.json)?)
         }
+        Some(View::Schema) => Ok(SCHEMA.to_owned()),
         Some(View::Other(words)) => Err(no_view(words)),
     }
 }
@@ -256,9 +263,47 @@ fn show(cli: &Cli, instance: Option<&InstanceName>) -> Result<String, DumpError>
     Ok(if cli.json { line(&shown_json(&shown)) } else { shown_text(&shown, realtime_ns()) })
 }
 
+fn why(cli: &Cli, instance: &InstanceName, lane: u32, position: u64) -> Result<String, DumpError> {
+    let inspector = open(cli.from.as_deref(), Some(instance))?;
+    let (shown, recorded) = (inspector.look(), inspector.recorded());
+    let base = shown.lanes.iter().find(|it| it.lane == lane).map(|it| it.base);
+    let Some(base) = base else {
+        return Err(DumpError::NoLane { instance: instance.clone(), lane, from: told(cli.from.as_deref()) });
+    };
+    // Of several owners' tasks at this position the present one's, or else the last.
+    let id = TaskId::new(lane, base.wrapping_add(position));
+    let slow = recorded.slow.iter().filter(|task| (task.lane, task.position) == (lane, position));
+    let slow = slow.max_by_key(|task| (task.id() == id, task.completed_at));
+    let rings = inspector.records(Some(lane), shown.geometry.capacity as usize).unwrap_or_default();
+    let rows = rings.iter().filter_map(|lane| lane.tasks.as_ref().ok()).flatten();
+    let ring = rows.filter(|row| row.position == position).last();
+    let known = match (slow, ring) {
+        (Some(task), None) => Known::Slow(task),
+        (Some(task), Some(_)) if task.id() == id => Known::Slow(task),
+        (_, Some(row)) => Known::Ring(row),
+        (None, None) => {
+            return Err(DumpError::NoTask {
+                instance: instance.clone(),
+                lane,
+                position,
+                from: told(cli.from.as_deref()),
+            });
+        }
+    };
+    Ok(if cli.json {
+        line(&why_json(&shown, lane, position, &known))
+    } else {
+        why_text(&shown, lane, position, &known)
+    })
+}
+
 fn show_list(cli: &Cli, only: Option<&InstanceName>) -> Result<String, DumpError> {
     let mut listed = listed(cli.from.as_deref())?;
     listed.retain(|one| only.is_none_or(|only| one.instance == *only));
+    if let (Some(only), []) = (only, listed.as_slice()) {
+        let directory = cli.from.as_deref().map_or_else(|| DIRECTORY.to_owned(), |from| from.display().to_string());
+        return Err(InspectError::Missing { instance: only.clone(), directory }.into());
+    }
     Ok(match (cli.json, &cli.from) {
         (true, _) => line(&listed_json(&listed)),
         (false, None) if listed.is_empty() => "no instance in /dev/shm; start one with: executord run\n".to_owned(),
@@ -267,6 +312,11 @@ fn show_list(cli: &Cli, only: Option<&InstanceName>) -> Result<String, DumpError
         }
         (false, _) => listed_text(&listed, realtime_ns()),
     })
+}
+
+/// How to look there again.
+fn told(from: Option<&Path>) -> String {
+    from.map_or_else(String::new, |from| format!(" --from {}", from.display()))
 }
 
 /// Two looks at an instance, or two copies of it, or a copy and a look.
@@ -293,12 +343,6 @@ fn samples(
         None => sample(&before.view.instance)?,
     };
     Ok((before, after))
-}
-
-fn parse_interval(text: &str) -> Result<Duration, String> {
-    let is_long_enough = |interval: &Duration| *interval >= Duration::from_millis(10);
-    let interval = Some(parse_time(text)?).filter(is_long_enough);
-    interval.ok_or_else(|| "too short; write 10ms or more".to_owned())
 }
 
 /// What to say to a word that is no view.

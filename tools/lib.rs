@@ -7,6 +7,7 @@
 mod arguments;
 mod clean;
 mod cli;
+mod colour;
 mod config;
 mod config_file;
 mod config_view;
@@ -28,6 +29,7 @@ mod lines;
 mod load;
 mod manual;
 mod metrics;
+mod moments;
 mod notify;
 mod plan;
 mod processes;
@@ -44,7 +46,9 @@ mod standby;
 mod stock;
 mod sums;
 mod times;
+mod top;
 pub mod units;
+mod verdict;
 mod watch;
 
 #[cfg(fuzzing)]

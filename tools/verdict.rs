@@ -24,27 +24,51 @@ pub(crate) fn wait_parts(view: &Inspection, task: &SlowTask) -> Vec<Part> {
     let part = |key, ticks, text: &str, cure| Part { key, ticks, text: text.to_owned(), cure };
     let behind = |behind: &Behind| {
         let name = named(view, behind.handler_id);
-        let tasks = if behind.tasks == u16::MAX { "many tasks".to_owned() } else { counted(behind.tasks.into(), "task") };
+        let tasks =
+            if behind.tasks == u16::MAX { "many tasks".to_owned() } else { counted(behind.tasks.into(), "task") };
         let most = if behind.tasks > 1 { "longest" } else { "which was" };
         (name, tasks, most)
     };
     let (name, tasks, most) = behind(&task.behind_lane);
     let own = format!("behind {tasks} of its own lane, {most} {name}");
     let (name, tasks, most) = behind(&task.behind_others);
-    let others = format!("behind {tasks} of other lanes of its worker, {most} {name} in lane {}", task.behind_others.lane);
-    let unexplained = if task.known.history {
-        "nothing that was noted tells why"
-    } else {
-        "more happened in its wait than is kept"
-    };
+    let others =
+        format!("behind {tasks} of other lanes of its worker, {most} {name} in lane {}", task.behind_others.lane);
+    let unexplained =
+        if task.known.history { "nothing that was noted tells why" } else { "more happened in its wait than is kept" };
     vec![
-        part("unserved", task.unserved, "for a worker to take up its lane, after an attach or a restart", "attach ahead of the first task; a hot standby shortens restarts"),
+        part(
+            "unserved",
+            task.unserved,
+            "for a worker to take up its lane, after an attach or a restart",
+            "attach ahead of the first task; a hot standby shortens restarts",
+        ),
         part("asleep", task.asleep, "for its worker to wake up", "--idle spin, or a core of its own"),
         part("behind_lane", task.behind_lane.ticks, &own, "another lane for what is short, or shorter tasks"),
-        part("behind_others", task.behind_others.ticks, &others, "another worker for one of the lanes, or a higher priority"),
-        part("late", task.late, "for its producer, which stamped it and committed it later", "look at the producer's thread: it was held between the two"),
-        part("wait_preempted", task.wait_preempted, "while the kernel ran something else on its worker's CPU", "an isolated CPU, or --real-time"),
-        part("wait_stalled", task.wait_stalled, "while its worker stood still and the kernel had not taken its CPU: the hypervisor, the firmware or an interrupt did", "look at steal time, SMIs and interrupts of that CPU"),
+        part(
+            "behind_others",
+            task.behind_others.ticks,
+            &others,
+            "another worker for one of the lanes, or a higher priority",
+        ),
+        part(
+            "late",
+            task.late,
+            "for its producer, which stamped it and committed it later",
+            "look at the producer's thread: it was held between the two",
+        ),
+        part(
+            "wait_preempted",
+            task.wait_preempted,
+            "while the kernel ran something else on its worker's CPU",
+            "an isolated CPU, or --real-time",
+        ),
+        part(
+            "wait_stalled",
+            task.wait_stalled,
+            "while its worker stood still and the kernel had not taken its CPU: the hypervisor, the firmware or an interrupt did",
+            "look at steal time, SMIs and interrupts of that CPU",
+        ),
         part("wait_unexplained", task.wait_unexplained(), unexplained, "capture it again with less around it"),
     ]
 }
@@ -57,9 +81,24 @@ pub(crate) fn run_parts(view: &Inspection, task: &SlowTask) -> Vec<Part> {
         (minor, major) => format!("{} and {major} that waited for a disk", counted(minor.into(), "page fault")),
     };
     vec![
-        part("run_preempted", task.run_preempted, "without its CPU, on which the kernel ran something else".to_owned(), "an isolated CPU, or --real-time"),
-        part("faulting", task.faulting, format!("in {faults}, as long as they take here"), "touch memory before, keep it, or --lock-memory"),
-        part("handler", task.run_itself(), format!("in handler {} itself", named(view, task.handler_id)), "a faster handler, or smaller tasks"),
+        part(
+            "run_preempted",
+            task.run_preempted,
+            "without its CPU, on which the kernel ran something else".to_owned(),
+            "an isolated CPU, or --real-time",
+        ),
+        part(
+            "faulting",
+            task.faulting,
+            format!("in {faults}, as long as they take here"),
+            "touch memory before, keep it, or --lock-memory",
+        ),
+        part(
+            "handler",
+            task.run_itself(),
+            format!("in handler {} itself", named(view, task.handler_id)),
+            "a faster handler, or smaller tasks",
+        ),
     ]
 }
 

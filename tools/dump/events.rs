@@ -24,7 +24,12 @@ pub(crate) fn events_text(view: &Inspection, recorded: &Recorded, events: &[Even
         text.push_str("no events\n");
         return text;
     }
-    let _ = writeln!(text, "{} of {} that there ever were", counted(events.len() as u64, "event"), count(recorded.events_ever));
+    let _ = writeln!(
+        text,
+        "{} of {} that there ever were",
+        counted(events.len() as u64, "event"),
+        count(recorded.events_ever)
+    );
     let moments = Moments::of(view, events.iter().map(|event| event.at));
     let mut table = table(["when", "event", "worker", "lane", "what"], 0);
     let number = |of: Option<u32>| of.map_or_else(|| "-".to_owned(), |of| of.to_string());

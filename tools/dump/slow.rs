@@ -49,14 +49,19 @@ pub(crate) fn slow_text(view: &Inspection, recorded: &Recorded, tasks: &[SlowTas
 fn threshold(recorded: &Recorded) -> String {
     match recorded.slow_after_ns {
         None => "nothing is recorded: it was started with --no-recording".to_owned(),
-        Some(ns) => format!("slow is what takes longer than {}, unless its handler says otherwise, and the slowest tasks of each handler", nanoseconds(ns)),
+        Some(ns) => format!(
+            "slow is what takes longer than {}, unless its handler says otherwise, and the slowest tasks of each handler",
+            nanoseconds(ns)
+        ),
     }
 }
 
 fn torn(recorded: &Recorded) -> String {
     match recorded.torn {
         0 => String::new(),
-        torn => format!("{} torn: being written at every look, or when the sidecar died\n", counted(torn.into(), "row")),
+        torn => {
+            format!("{} torn: being written at every look, or when the sidecar died\n", counted(torn.into(), "row"))
+        }
     }
 }
 
@@ -138,7 +143,13 @@ pub(crate) fn why_text(view: &Inspection, lane: u32, position: u64, known: &Know
     let mut text = format!("instance {}: {}\n", view.instance, life(view));
     match known {
         Known::Slow(task) => {
-            let _ = writeln!(text, "task {position} of lane {lane} ({}), handler {}, worker {}", task.id(), named(view, task.handler_id), task.worker);
+            let _ = writeln!(
+                text,
+                "task {position} of lane {lane} ({}), handler {}, worker {}",
+                task.id(),
+                named(view, task.handler_id),
+                task.worker
+            );
             let moments = Moments::of(view, [task.completed_at]);
             let _ = writeln!(
                 text,
@@ -180,11 +191,17 @@ fn ring_text(view: &Inspection, lane: u32, row: &TaskRow) -> String {
     let mut text = format!("task {} of lane {lane} ({})", row.position, row.task_id);
     let Some(task) = &row.task else { return text + ": torn, its slot is being written\n" };
     let _ = writeln!(text, ", handler {}", named(view, task.descriptor.handler_id()));
-    let length = |from: u64, to: u64| if from == 0 || to == 0 { "-".to_owned() } else { time(view, to.saturating_sub(from)) };
+    let length =
+        |from: u64, to: u64| if from == 0 || to == 0 { "-".to_owned() } else { time(view, to.saturating_sub(from)) };
     let submitted = task.descriptor.submitted_at();
     match &task.phase {
         Phase::Ended(end) => {
-            let _ = writeln!(text, "{:>10}  waited\n{:>10}  ran\n", length(submitted, end.started_at()), length(end.started_at(), end.completed_at()));
+            let _ = writeln!(
+                text,
+                "{:>10}  waited\n{:>10}  ran\n",
+                length(submitted, end.started_at()),
+                length(end.started_at(), end.completed_at())
+            );
             text.push_str("it was not slow enough to be noted, so what it waited for is not known; note more with: executord run --slow-after TIME\n");
         }
         phase => {
@@ -194,7 +211,12 @@ fn ring_text(view: &Inspection, lane: u32, row: &TaskRow) -> String {
             match phase {
                 Phase::InFlight { started_at } => {
                     let verb = if view.alive == Some(false) { "it ran when the sidecar died" } else { "runs" };
-                    let _ = writeln!(text, "{:>10}  waited\n{:>10}  {verb}", length(submitted, *started_at), since(*started_at));
+                    let _ = writeln!(
+                        text,
+                        "{:>10}  waited\n{:>10}  {verb}",
+                        length(submitted, *started_at),
+                        since(*started_at)
+                    );
                 }
                 _ => {
                     let _ = writeln!(text, "{:>10}  waits", since(submitted));
@@ -202,7 +224,12 @@ fn ring_text(view: &Inspection, lane: u32, row: &TaskRow) -> String {
                     let _ = writeln!(text, "{} before it in its lane wait as well", counted(ahead, "task"));
                     if let Some((other, flight)) = in_flight_of_worker(view, lane) {
                         let running = since(flight.started_at);
-                        let _ = writeln!(text, "its worker runs task {} of lane {other}, handler {}, for {running}", count(flight.position), named(view, flight.handler_id));
+                        let _ = writeln!(
+                            text,
+                            "its worker runs task {} of lane {other}, handler {}, for {running}",
+                            count(flight.position),
+                            named(view, flight.handler_id)
+                        );
                     } else if it.is_some_and(|it| it.sleeping) {
                         text.push_str("its worker sleeps: was the lane woken?\n");
                     } else if view.alive == Some(false) {
