@@ -5,8 +5,9 @@ use std::fmt::Write;
 use executor_shm::inspect::WorkerView;
 use serde_json::{Value, json};
 
+use crate::colour::Mood;
 use crate::dump_json::{attached, by_status, percentiles, quantile_ns, unanswered};
-use crate::dump_text::{self, life, lines, statuses, table};
+use crate::dump_text::{self, life, life_mood, lines, statuses, table};
 use crate::sample::{Change, LaneChange};
 use crate::units::{count, counted, nanoseconds};
 
@@ -114,7 +115,8 @@ fn rate(rate: Option<f64>) -> String {
 /// A head and a table each for workers, handlers and lanes; what did nothing is left out.
 pub(crate) fn change_text(change: &Change<'_>) -> String {
     let counts = change.by_status();
-    let mut text = format!("instance {}: {}, ", change.after.instance, life(change.after));
+    let mut text =
+        format!("instance {}: {}, ", change.after.instance, life_mood(change.after).text(life(change.after)));
     let tasks = counted(sum(&counts), "task");
     let _ = match change.ns {
         Some(ns) => writeln!(text, "{tasks} in {}, {} a second", nanoseconds(ns), rate(change.rate(sum(&counts)))),
@@ -124,7 +126,7 @@ pub(crate) fn change_text(change: &Change<'_>) -> String {
         ),
     };
     if let Some(counts) = statuses(&counts, 2) {
-        let _ = writeln!(text, "  not done: {counts}");
+        let _ = writeln!(text, "  not done: {}", Mood::Bad.text(counts));
     }
     if change.starts() > 0 {
         let _ = writeln!(text, "  its sidecar was started {} in between", counted(change.starts(), "time"));

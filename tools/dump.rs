@@ -1,11 +1,14 @@
 //! `shm-dump`: looks into the shared memory of instances, alive or dead, and changes nothing.
 
+mod handlers;
+mod lanes;
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{ColorChoice, CommandFactory, Parser, Subcommand};
 use executor_shm::InstanceName;
 use executor_shm::files::DIRECTORY;
 use executor_shm::inspect::{InspectError, Inspector, Listed, list, list_copies};
@@ -14,16 +17,19 @@ use executor_shm::inspect::{Inspection, LaneRecords};
 use serde_json::Value;
 
 use crate::arguments::parse;
+use crate::colour::print;
 use crate::diff::{change_json, change_text};
 use crate::dump_json::{listed_json, shown_json};
 use crate::dump_records::{records_json, records_text};
 use crate::dump_text::{listed_text, shown_text};
-use crate::exit::{CODES, FAILED, USAGE, failed, print};
 use crate::metrics::{TextfileError, families_text, write_textfile};
+use crate::exit::{CODES, FAILED, USAGE, failed};
 use crate::sample::{Change, Sample, SampleError};
 use crate::save::{SaveError, save, saved_at};
 use crate::units::parse_time;
 use crate::watch::{sample, watch};
+use handlers::{HandlerKey, handlers_json, handlers_text};
+use lanes::{LaneKey, lanes_json, lanes_text};
 
 /// Look into the shared memory of executor instances, alive or dead. It only reads: nothing is locked or changed.
 #[derive(Debug, Parser)]
@@ -33,6 +39,7 @@ use crate::watch::{sample, watch};
        shm-dump list                  all instances, alive or dead\n  \
        shm-dump show orders           handlers, lanes and latencies of instance `orders`\n  \
        shm-dump show orders --json | jq '.lanes[].in_flight'\n  \
+       shm-dump lanes orders --sort depth\n  \
        shm-dump records orders --last 5 --lane 0\n  \
        shm-dump watch orders          what happens in each second\n  \
        shm-dump save saved orders; shm-dump records --from saved\n\n{CODES}\n\n\
@@ -49,6 +56,9 @@ pub(crate) struct Cli {
     /// Print JSON; times in nanoseconds.
     #[arg(long, global = true)]
     json: bool,
+    /// Colours: on a terminal that NO_COLOR does not rule out, or always, or never. JSON has none.
+    #[arg(long, value_name = "WHEN", global = true, default_value = "auto")]
+    color: ColorChoice,
 }
 
 /// Tasks of a lane unless told otherwise.
@@ -68,6 +78,36 @@ enum View {
     Show {
         /// The instance [default: the only living one, with --from the only one, or `default`].
         instance: Option<InstanceName>,
+    },
+    /// Its lanes: who owns them, how full they are, what is in flight, latencies.
+    #[command(after_help = examples(
+        "  shm-dump lanes orders --sort depth\n  \
+           shm-dump lanes orders --lane 3 --json | jq '.lanes[0].in_flight'"
+    ))]
+    Lanes {
+        /// The instance [default: the only living one, with --from the only one, or `default`].
+        instance: Option<InstanceName>,
+        /// This lane only.
+        #[arg(long, value_name = "N")]
+        lane: Option<u32>,
+        /// Numbers sort the greatest first.
+        #[arg(long, value_name = "KEY", default_value = "lane")]
+        sort: LaneKey,
+    },
+    /// Its handlers: what they take, how their tasks ended, latencies.
+    #[command(after_help = examples(
+        "  shm-dump handlers orders --sort run-p99\n  \
+           shm-dump handlers orders --handler echo --json | jq '.handlers[0].run_ns'"
+    ))]
+    Handlers {
+        /// The instance [default: the only living one, with --from the only one, or `default`].
+        instance: Option<InstanceName>,
+        /// This handler only.
+        #[arg(long, value_name = "NAME|ID")]
+        handler: Option<String>,
+        /// Numbers sort the greatest first.
+        #[arg(long, value_name = "KEY", default_value = "id")]
+        sort: HandlerKey,
     },
     /// The last tasks of its lanes.
     #[command(after_help = examples("  shm-dump records orders\n  shm-dump records orders --last 5 --lane 0"))]
@@ -163,8 +203,10 @@ enum DumpError {
     NoCopy { folder: String },
     #[error("{folder} has copies of several instances; name one of {names}")]
     WhichCopy { folder: String, names: String },
-    #[error("instance {instance} has no lane {lane}; shm-dump show {instance} lists its lanes")]
+    #[error("instance {instance} has no lane {lane}; shm-dump lanes {instance} lists its lanes")]
     NoLane { instance: InstanceName, lane: u32 },
+    #[error("instance {instance} has no handler {handler}; shm-dump handlers {instance} lists its handlers")]
+    NoHandler { instance: InstanceName, handler: String },
     #[error(transparent)]
     Sample(#[from] SampleError),
     #[error(transparent)]
@@ -194,7 +236,7 @@ pub fn shm_dump() -> ExitCode {
     };
     match dump(&cli) {
         Ok(text) => {
-            print(text.as_bytes());
+            print(&text, if cli.json { ColorChoice::Never } else { cli.color });
             ExitCode::SUCCESS
         }
         Err(error) => failed("shm-dump", &error, error.exit_code()),
@@ -204,8 +246,22 @@ pub fn shm_dump() -> ExitCode {
 /// Shows it all in every way there is, and says how long that is. For the fuzzer.
 #[cfg(fuzzing)]
 pub fn every_view(listed: &[Listed], shown: &Inspection, records: &[LaneRecords], now: u64) -> usize {
-    let texts = [listed_text(listed, now), shown_text(shown, now), records_text(shown, records)];
-    let values = [listed_json(listed), shown_json(shown), records_json(shown, records)];
+    let lanes = lanes::sorted(shown, LaneKey::InFlight, None);
+    let handlers = handlers::sorted(shown, HandlerKey::RunP99, None);
+    let texts = [
+        listed_text(listed, now),
+        shown_text(shown, now),
+        lanes_text(shown, &lanes),
+        handlers_text(shown, &handlers),
+        records_text(shown, records),
+    ];
+    let values = [
+        listed_json(listed),
+        shown_json(shown),
+        lanes_json(shown, &lanes),
+        handlers_json(shown, &handlers),
+        records_json(shown, records),
+    ];
     texts.into_iter().chain(values.iter().map(line)).map(|text| text.len()).sum()
 }
 
@@ -215,6 +271,22 @@ fn dump(cli: &Cli) -> Result<String, DumpError> {
         None => show(cli, None),
         Some(View::List { instance }) => show_list(cli, instance.as_ref()),
         Some(View::Show { instance }) => show(cli, instance.as_ref()),
+        Some(View::Lanes { instance, lane, sort }) => {
+            let shown = open(from, instance.as_ref())?.look();
+            let lanes = lanes::sorted(&shown, *sort, *lane);
+            if let (Some(lane), []) = (*lane, lanes.as_slice()) {
+                return Err(DumpError::NoLane { instance: shown.instance.clone(), lane });
+            }
+            Ok(if cli.json { line(&lanes_json(&shown, &lanes)) } else { lanes_text(&shown, &lanes) })
+        }
+        Some(View::Handlers { instance, handler, sort }) => {
+            let shown = open(from, instance.as_ref())?.look();
+            let handlers = handlers::sorted(&shown, *sort, handler.as_deref());
+            if let (Some(handler), []) = (handler, handlers.as_slice()) {
+                return Err(DumpError::NoHandler { instance: shown.instance.clone(), handler: handler.clone() });
+            }
+            Ok(if cli.json { line(&handlers_json(&shown, &handlers)) } else { handlers_text(&shown, &handlers) })
+        }
         Some(View::Records { instance, last, lane }) => {
             let inspector = open(from, instance.as_ref())?;
             let shown = inspector.look();
@@ -259,6 +331,10 @@ fn show(cli: &Cli, instance: Option<&InstanceName>) -> Result<String, DumpError>
 fn show_list(cli: &Cli, only: Option<&InstanceName>) -> Result<String, DumpError> {
     let mut listed = listed(cli.from.as_deref())?;
     listed.retain(|one| only.is_none_or(|only| one.instance == *only));
+    if let (Some(only), []) = (only, listed.as_slice()) {
+        let directory = cli.from.as_deref().map_or_else(|| DIRECTORY.to_owned(), |from| from.display().to_string());
+        return Err(InspectError::Missing { instance: only.clone(), directory }.into());
+    }
     Ok(match (cli.json, &cli.from) {
         (true, _) => line(&listed_json(&listed)),
         (false, None) if listed.is_empty() => "no instance in /dev/shm; start one with: executord run\n".to_owned(),

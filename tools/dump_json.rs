@@ -4,7 +4,7 @@ use executor_core::Status;
 use executor_core::histogram::HistogramSnapshot;
 use executor_core::idle::IdleStrategy;
 use executor_shm::Group;
-use executor_shm::inspect::{Inspection, LaneView, Listed};
+use executor_shm::inspect::{HandlerView, Inspection, LaneView, Listed};
 use serde_json::{Map, Value, json};
 
 use crate::exit::one_line;
@@ -49,26 +49,7 @@ pub(crate) fn shown_json(view: &Inspection) -> Value {
             })
         })
         .collect();
-    let handlers: Vec<Value> = view
-        .handlers
-        .iter()
-        .map(|handler| {
-            json!({
-                "id": handler.row.id,
-                "name": handler.row.name,
-                "idempotent": handler.row.idempotent,
-                "fingerprint": format!("{:016x}", handler.row.fingerprint),
-                "since_generation": handler.row.since,
-                "gone": handler.row.gone,
-                "request_bytes_min": handler.row.request_bytes.0,
-                "request_bytes_max": handler.row.request_bytes.1,
-                "tasks": handler.by_status.iter().fold(0, |sum: u64, count| sum.saturating_add(*count)),
-                "by_status": by_status(&handler.by_status),
-                "queue_ns": percentiles(view, &handler.queue),
-                "run_ns": percentiles(view, &handler.run),
-            })
-        })
-        .collect();
+    let handlers: Vec<Value> = view.handlers.iter().map(|handler| handler_json(view, handler)).collect();
     shown["geometry"] = json!({
         "lanes": view.geometry.lanes,
         "capacity": view.geometry.capacity,
@@ -107,7 +88,26 @@ fn head_json(view: &Inspection) -> Value {
     })
 }
 
-fn lane_json(view: &Inspection, lane: &LaneView) -> Value {
+/// Everything of one handler.
+pub(crate) fn handler_json(view: &Inspection, handler: &HandlerView) -> Value {
+    json!({
+        "id": handler.row.id,
+        "name": handler.row.name,
+        "idempotent": handler.row.idempotent,
+        "fingerprint": format!("{:016x}", handler.row.fingerprint),
+        "since_generation": handler.row.since,
+        "gone": handler.row.gone,
+        "request_bytes_min": handler.row.request_bytes.0,
+        "request_bytes_max": handler.row.request_bytes.1,
+        "tasks": handler.by_status.iter().fold(0, |sum: u64, count| sum.saturating_add(*count)),
+        "by_status": by_status(&handler.by_status),
+        "queue_ns": percentiles(view, &handler.queue),
+        "run_ns": percentiles(view, &handler.run),
+    })
+}
+
+/// Everything of one lane.
+pub(crate) fn lane_json(view: &Inspection, lane: &LaneView) -> Value {
     let in_flight = lane.in_flight.map(|task| {
         json!({
             "position": task.position,

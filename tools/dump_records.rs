@@ -2,13 +2,15 @@
 
 use std::fmt::Write;
 
+use comfy_table::Cell;
 use executor_core::Status;
 use executor_core::record::CompletionRecord;
 use executor_shm::inspect::{Inspection, LaneRecords, Phase, TaskRow, TaskView};
 use serde_json::{Value, json};
 
+use crate::colour::Mood;
 use crate::dump_json::handler_name;
-use crate::dump_text::{life, lines, table};
+use crate::dump_text::{life, life_mood, lines, table};
 use crate::exit::one_line_of;
 use crate::units::{count, counted, nanoseconds};
 
@@ -16,7 +18,7 @@ const NONE: &str = "-";
 
 /// The lanes with a table each.
 pub(crate) fn records_text(view: &Inspection, records: &[LaneRecords]) -> String {
-    let mut text = format!("instance {}: {}\n", view.instance, life(view));
+    let mut text = format!("instance {}: {}\n", view.instance, life_mood(view).text(life(view)));
     let origin = Origin::of(view, records);
     for lane in records {
         let state = lane.state.map_or("damaged", |state| state.name());
@@ -46,15 +48,15 @@ fn lane_text(view: &Inspection, tasks: &[TaskRow], origin: &Origin) -> String {
     for row in tasks {
         let head = [count(row.position), row.task_id.to_string()];
         let tail = match &row.task {
-            None => [NONE, "torn", NONE, NONE, NONE, NONE, NONE].map(str::to_owned),
+            None => [NONE, "torn", NONE, NONE, NONE, NONE, NONE].map(Cell::new),
             Some(task) => cells(view, task, origin),
         };
-        table.add_row(head.into_iter().chain(tail));
+        table.add_row(head.map(Cell::new).into_iter().chain(tail));
     }
     lines(&table)
 }
 
-fn cells(view: &Inspection, task: &TaskView, origin: &Origin) -> [String; 7] {
+fn cells(view: &Inspection, task: &TaskView, origin: &Origin) -> [Cell; 7] {
     let asked = &task.descriptor;
     let submitted = asked.submitted_at();
     let ns = |from: u64, to: u64| match view.clock {
@@ -63,9 +65,11 @@ fn cells(view: &Inspection, task: &TaskView, origin: &Origin) -> [String; 7] {
     };
     let (started, completed) = stamps(&task.phase);
     let handler = handler_name(view, asked.handler_id());
-    [
+    let is_bad = matches!(&task.phase, Phase::Ended(end) if end.status() != Some(Status::Done));
+    let mood = if is_bad { Mood::Bad } else { Mood::Plain };
+    let status = mood.cell(status_text(view, &task.phase));
+    let [handler, length, submitted, started, completed, attempt] = [
         handler.map_or_else(|| format!("unknown {}", asked.handler_id()), str::to_owned),
-        status_text(view, &task.phase),
         asked.length().to_string(),
         if submitted == 0 { NONE.to_owned() } else { origin.age(submitted) },
         ns(submitted, started),
@@ -75,6 +79,8 @@ fn cells(view: &Inspection, task: &TaskView, origin: &Origin) -> [String; 7] {
             _ => NONE.to_owned(),
         },
     ]
+    .map(Cell::new);
+    [handler, status, length, submitted, started, completed, attempt]
 }
 
 /// When a task was started and ended, in ticks; 0 unknown or not yet.

@@ -1,22 +1,24 @@
-//! What `shm-dump` shows people: a head, then a table each for workers, handlers and lanes. No colours, no borders, so
-//! that it reads the same in a pipe.
+//! What `shm-dump` shows people: a head, then a table each for workers, handlers and lanes. No borders, so that it reads
+//! the same in a pipe, where colours are stripped.
 
 use std::fmt::Write;
 
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{Cell, CellAlignment, Table, presets};
 use executor_core::Status;
 use executor_core::cpu::cpu_list;
 use executor_core::histogram::HistogramSnapshot;
 use executor_core::idle::IdleStrategy;
 use executor_shm::inspect::{HandlerView, InFlightView, Inspection, LaneView, Listed, SLEEP_LANES, WorkerView};
-use executor_shm::state::LaneState;
+use executor_shm::state::{InstanceState, LaneState};
 
+use crate::colour::Mood;
 use crate::dump_json::{attached, handler_name, quantile_ns, running_ns, unanswered};
 use crate::exit::one_line;
 use crate::holds::held;
 use crate::units::{bytes, count, counted, nanoseconds};
 
-const NONE: &str = "-";
+/// What stands where nothing is known.
+pub(crate) const NONE: &str = "-";
 
 /// One line for each instance; `now` in nanoseconds since 1970.
 pub(crate) fn listed_text(listed: &[Listed], now: u64) -> String {
@@ -26,19 +28,19 @@ pub(crate) fn listed_text(listed: &[Listed], now: u64) -> String {
         match &one.view {
             Ok(view) => {
                 table.add_row([
-                    one.instance.to_string(),
-                    life(view),
-                    view.pid.to_string(),
-                    ago(now, view.started_at_ns),
-                    view.geometry.lanes.to_string(),
-                    count(attached(view)),
-                    count(unanswered(view)),
-                    count(view.stats.tasks),
-                    bytes(view.footprint),
+                    Cell::new(&one.instance),
+                    life_mood(view).cell(life(view)),
+                    Cell::new(view.pid),
+                    Cell::new(ago(now, view.started_at_ns)),
+                    Cell::new(view.geometry.lanes),
+                    Cell::new(count(attached(view))),
+                    Cell::new(count(unanswered(view))),
+                    Cell::new(count(view.stats.tasks)),
+                    Cell::new(bytes(view.footprint)),
                 ]);
             }
             Err(error) => {
-                let _ = writeln!(unreadable, "{}: {}", one.instance, one_line(error));
+                let _ = writeln!(unreadable, "{}: {}", one.instance, Mood::Bad.text(one_line(error)));
             }
         }
     }
@@ -96,9 +98,7 @@ pub(crate) fn shown_text(view: &Inspection, now: u64) -> String {
         lanes.add_row(lane_row(view, lane));
     }
     let _ = write!(text, "\n{}", lines(&lanes));
-    for (why, lanes) in unreadable(view) {
-        let _ = writeln!(text, "'-' for positions of lane {lanes}: {why}");
-    }
+    text.push_str(&unreadable_text(view.lanes.iter()));
     if view.alive.is_none() {
         let tasks = counted(unanswered(view), "task");
         let _ = writeln!(text, "\na copy: {tasks} unanswered when it was made, as far as its files tell");
@@ -127,23 +127,31 @@ pub(crate) fn shown_text(view: &Inspection, now: u64) -> String {
     text
 }
 
-/// Why positions are unknown, and of which lanes.
-fn unreadable(view: &Inspection) -> Vec<(&str, String)> {
+/// Why positions are unknown, and of which lanes: a line for each reason.
+pub(crate) fn unreadable_text<'a>(lanes: impl Iterator<Item = &'a LaneView>) -> String {
     let mut reasons: Vec<(&str, Vec<u32>)> = Vec::new();
-    for lane in &view.lanes {
+    for lane in lanes {
         let Some(why) = lane.unreadable.as_deref() else { continue };
         match reasons.iter_mut().find(|(known, _)| *known == why) {
             Some((_, lanes)) => lanes.push(lane.lane),
             None => reasons.push((why, vec![lane.lane])),
         }
     }
-    reasons.into_iter().map(|(why, lanes)| (why, cpu_list(&lanes))).collect()
+    let lines = reasons.into_iter().map(|(why, mut lanes)| {
+        lanes.sort_unstable();
+        format!("'-' for positions of lane {}: {}\n", cpu_list(&lanes), Mood::Warning.text(why))
+    });
+    lines.collect()
+}
+
+/// What every view of one instance begins with.
+pub(crate) fn headline(view: &Inspection) -> String {
+    format!("instance {}: {}, pid {}\n", view.instance, life_mood(view).text(life(view)), view.pid)
 }
 
 fn head(view: &Inspection, now: u64) -> String {
     let geometry = &view.geometry;
-    let mut text = String::new();
-    let _ = writeln!(text, "instance {}: {}, pid {}", view.instance, life(view), view.pid);
+    let mut text = headline(view);
     let _ = writeln!(
         text,
         "  started {}, start {} on these files, made {}; nonce {:016x}, abi {}, registry generation {}",
@@ -226,43 +234,76 @@ fn slept(worker: &WorkerView) -> String {
     text
 }
 
-fn handler_row(view: &Inspection, handler: &HandlerView) -> Vec<String> {
+fn handler_row(view: &Inspection, handler: &HandlerView) -> Vec<Cell> {
     let row = &handler.row;
+    let mood = if row.gone { Mood::Faint } else { Mood::Plain };
+    let ended = statuses(&handler.by_status, 1).unwrap_or_else(|| "0".to_owned());
     let mut cells = vec![
-        row.id.to_string(),
-        if row.gone { format!("{} (gone)", row.name) } else { row.name.clone() },
-        if row.idempotent { "yes" } else { "no" }.to_owned(),
-        format!("{:016x}", row.fingerprint),
-        statuses(&handler.by_status, 1).unwrap_or_else(|| "0".to_owned()),
+        Cell::new(row.id),
+        mood.cell(if row.gone { format!("{} (gone)", row.name) } else { row.name.clone() }),
+        Cell::new(if row.idempotent { "yes" } else { "no" }),
+        Cell::new(format!("{:016x}", row.fingerprint)),
+        failures_mood(&handler.by_status).cell(ended),
     ];
-    cells.extend(percentiles(view, &handler.queue));
-    cells.extend(percentiles(view, &handler.run));
+    cells.extend(percentiles(view, &handler.queue).map(Cell::new));
+    cells.extend(percentiles(view, &handler.run).map(Cell::new));
     cells
 }
 
-fn lane_row(view: &Inspection, lane: &LaneView) -> Vec<String> {
+fn lane_row(view: &Inspection, lane: &LaneView) -> Vec<Cell> {
     let position = |position: Option<u64>| position.map_or(NONE.to_owned(), count);
     let state = lane.state.map_or("damaged", |state| state.name());
-    // Without an owner the lane was placed nowhere yet; what stands there is the last owner's.
-    let is_placed = matches!(lane.state, Some(LaneState::Active | LaneState::Draining | LaneState::Poisoned));
-    let placed = |text: String| if is_placed { text } else { NONE.to_owned() };
+    let placed = |text: String| Cell::new(if is_placed(lane) { text } else { NONE.to_owned() });
+    let unanswered = lane.depth.unwrap_or(0).saturating_add(lane.in_flight.is_some().into());
+    let fill = Mood::of_fill(unanswered, view.geometry.capacity.into());
     let mut cells = vec![
-        lane.lane.to_string(),
-        if lane.attached == Some(true) { format!("{state}, held") } else { state.to_owned() },
-        if lane.owner == 0 { NONE.to_owned() } else { format!("pid {}", lane.owner) },
+        Cell::new(lane.lane),
+        lane_mood(lane).cell(if lane.attached == Some(true) { format!("{state}, held") } else { state.to_owned() }),
+        Cell::new(if lane.owner == 0 { NONE.to_owned() } else { format!("pid {}", lane.owner) }),
         placed(lane.placement.priority.name().to_owned()),
         placed(lane.placement.worker.to_string()),
-        position(lane.started),
-        position(lane.depth),
-        lane.in_flight.map_or(NONE.to_owned(), |task| in_flight(view, task)),
-        statuses(&lane.by_status, 2).unwrap_or_else(|| "0".to_owned()),
+        Cell::new(position(lane.started)),
+        fill.cell(position(lane.depth)),
+        Cell::new(lane.in_flight.map_or(NONE.to_owned(), |task| in_flight(view, task))),
+        failures_mood(&lane.by_status).cell(statuses(&lane.by_status, 2).unwrap_or_else(|| "0".to_owned())),
     ];
-    cells.extend(percentiles(view, &lane.total));
+    cells.extend(percentiles(view, &lane.total).map(Cell::new));
     cells
+}
+
+/// Whether it has a priority and a worker. Without an owner the lane was placed nowhere yet; what stands there is the last
+/// owner's.
+pub(crate) fn is_placed(lane: &LaneView) -> bool {
+    matches!(lane.state, Some(LaneState::Active | LaneState::Draining | LaneState::Poisoned))
+}
+
+/// How its state looks.
+pub(crate) fn lane_mood(lane: &LaneView) -> Mood {
+    match lane.state {
+        None | Some(LaneState::Poisoned) => Mood::Bad,
+        Some(LaneState::Draining | LaneState::Resetting) => Mood::Warning,
+        Some(LaneState::Active) => Mood::Good,
+        Some(LaneState::Free | LaneState::Absent) => Mood::Faint,
+    }
+}
+
+/// Bad as soon as one task did not end as done.
+fn failures_mood(by_status: &[u64]) -> Mood {
+    if by_status.iter().skip(2).any(|tasks| *tasks > 0) { Mood::Bad } else { Mood::Plain }
+}
+
+/// How the life of an instance looks.
+pub(crate) fn life_mood(view: &Inspection) -> Mood {
+    match (view.alive, view.state) {
+        (_, None) | (Some(false), _) => Mood::Bad,
+        (Some(true), Some(InstanceState::Running)) => Mood::Good,
+        (Some(true), _) => Mood::Warning,
+        (None, _) => Mood::Plain,
+    }
 }
 
 /// `12: spin for 3.4 s`, or of a dead sidecar `12: spin`.
-fn in_flight(view: &Inspection, task: InFlightView) -> String {
+pub(crate) fn in_flight(view: &Inspection, task: InFlightView) -> String {
     let handler = match handler_name(view, task.handler_id) {
         Some(name) => name.to_owned(),
         None => format!("unknown handler {}", task.handler_id),
@@ -299,7 +340,7 @@ pub(crate) fn percentiles(view: &Inspection, histogram: &HistogramSnapshot) -> [
 }
 
 /// A time, or what the last bucket says of times longer than the histogram reaches.
-fn longest(ns: u64) -> String {
+pub(crate) fn longest(ns: u64) -> String {
     if ns > 1_000_000_000_000 { "> 20 s".to_owned() } else { nanoseconds(ns) }
 }
 
@@ -317,7 +358,8 @@ fn ago(now: u64, then: u64) -> String {
 /// A table without borders; columns from `numbers` on stand to the right.
 pub(crate) fn table<const N: usize>(titles: [&str; N], numbers: usize) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(titles);
+    // Coloured in any case: what nobody sees is stripped where it is printed.
+    table.load_style(presets::NOTHING).enforce_styling().set_header(titles);
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
         if column.index >= numbers {

@@ -7,6 +7,7 @@
 mod arguments;
 mod clean;
 mod cli;
+mod colour;
 mod config;
 mod config_file;
 mod config_view;
