@@ -53,13 +53,16 @@ pub(crate) struct Cli {
     /// Look at copies of the files in this folder instead of /dev/shm.
     #[arg(long, value_name = "DIR", global = true)]
     from: Option<PathBuf>,
-    /// Print JSON; times in nanoseconds.
+    /// Print JSON; times in nanoseconds, keys as `shm-dump schema` tells.
     #[arg(long, global = true)]
     json: bool,
     /// Colours: on a terminal that NO_COLOR does not rule out, or always, or never. JSON has none.
     #[arg(long, value_name = "WHEN", global = true, default_value = "auto")]
     color: ColorChoice,
 }
+
+/// What every view prints with --json.
+const SCHEMA: &str = include_str!("schema/shm-dump.json");
 
 /// Tasks of a lane unless told otherwise.
 const LAST: u32 = 20;
@@ -180,6 +183,9 @@ enum View {
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
+    /// Print the JSON Schema of what every view prints with --json: each key, its unit, when it is null.
+    #[command(after_help = examples("  shm-dump schema | jq '.[\"$defs\"].lane.properties'"))]
+    Schema,
     #[command(external_subcommand)]
     Other(Vec<OsString>),
 }
@@ -319,6 +325,7 @@ fn dump(cli: &Cli) -> Result<String, DumpError> {
         Some(View::Metrics { instance, out }) => {
             Ok(write_textfile(open(from, instance.as_ref())?.look(), out.as_deref(), cli.json)?)
         }
+        Some(View::Schema) => Ok(SCHEMA.to_owned()),
         Some(View::Other(words)) => Err(no_view(words)),
     }
 }
