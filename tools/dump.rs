@@ -1,7 +1,7 @@
 //! `shm-dump`: looks into the shared memory of instances, alive or dead, and changes nothing.
 
-mod handlers;
-mod lanes;
+pub(crate) mod handlers;
+pub(crate) mod lanes;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -26,6 +26,7 @@ use crate::metrics::{TextfileError, families_text, write_textfile};
 use crate::exit::{CODES, FAILED, USAGE, failed};
 use crate::sample::{Change, Sample, SampleError};
 use crate::save::{SaveError, save, saved_at};
+use crate::top::{TopError, top};
 use crate::units::parse_time;
 use crate::watch::{sample, watch};
 use handlers::{HandlerKey, handlers_json, handlers_text};
@@ -159,6 +160,19 @@ enum View {
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         count: Option<u64>,
     },
+    /// What goes on, on a terminal: workers, handlers and lanes, live and sorted.
+    #[command(after_help = format!(
+        "Keys: q quits, Tab or 1 2 3 show workers, handlers or lanes, s sorts by the next column, r reverses, space pauses, ? helps.\n\
+         Rates and latencies are those since the last look. In the time of a worker \u{2588} is busy, \u{2592} looking for tasks, \u{b7} asleep.\n\n{}",
+        examples("  shm-dump top orders\n  shm-dump top orders --interval 2s --color never")
+    ))]
+    Top {
+        /// The instance [default: the only living one, or `default`].
+        instance: Option<InstanceName>,
+        /// Time between two looks, 10ms or more.
+        #[arg(long, value_name = "TIME", value_parser = parse_interval, default_value = "500ms")]
+        interval: Duration,
+    },
     /// Copy the files of an instance, while it lives too, to look at them elsewhere.
     #[command(after_help = format!("{}\n\n{}", crate::save::CONSISTENT, examples(
         "  shm-dump save saved orders\n  \
@@ -221,6 +235,10 @@ enum DumpError {
     Metrics(#[from] TextfileError),
     #[error("{view} looks at what is in /dev/shm, not at a copy; leave out --from{cure}")]
     NotOfCopies { view: &'static str, cure: &'static str },
+    #[error("top is for people; a program reads: shm-dump watch --json")]
+    NotForPrograms,
+    #[error(transparent)]
+    Top(#[from] TopError),
     #[error("the views are {views}; for an instance of that name write: shm-dump show {found}")]
     NoView { views: String, found: String },
 }
@@ -229,6 +247,10 @@ impl DumpError {
     fn exit_code(&self) -> u8 {
         match self {
             Self::NoView { .. } | Self::NotOfCopies { .. } | Self::Metrics(TextfileError::Json { .. }) => USAGE,
+            Self::NoView { .. }
+            | Self::NotOfCopies { .. }
+            | Self::NotForPrograms
+            | Self::Top(TopError::NoTerminal(_)) => USAGE,
             _ => FAILED,
         }
     }
@@ -312,6 +334,14 @@ fn dump(cli: &Cli) -> Result<String, DumpError> {
         }),
         Some(View::Watch { instance, interval, count }) => {
             watch(&instance.clone().unwrap_or_else(obvious), *interval, *count, cli.json)?;
+            Ok(String::new())
+        }
+        Some(View::Top { .. }) if from.is_some() => {
+            Err(DumpError::NotOfCopies { view: "top", cure: ", or look at a copy: shm-dump show --from DIR" })
+        }
+        Some(View::Top { .. }) if cli.json => Err(DumpError::NotForPrograms),
+        Some(View::Top { instance, interval }) => {
+            top(&instance.clone().unwrap_or_else(obvious), *interval, cli.color)?;
             Ok(String::new())
         }
         Some(View::Save { .. }) if from.is_some() => {

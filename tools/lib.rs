@@ -45,6 +45,7 @@ mod standby;
 mod stock;
 mod sums;
 mod times;
+mod top;
 pub mod units;
 mod watch;
 
