@@ -163,7 +163,7 @@ enum View {
     /// What goes on, on a terminal: workers, handlers and lanes, live and sorted.
     #[command(after_help = format!(
         "Keys: q quits, Tab or 1 2 3 show workers, handlers or lanes, s sorts by the next column, r reverses, space pauses, ? helps.\n\
-         Rates and latencies are those since the last look. In the time of a worker \u{2588} is busy, \u{2592} looking for tasks, \u{b7} asleep.\n\n{}",
+         Rates and latencies are those since the last look. The bar of a worker is full where it is busy, shaded where it looks for tasks, dotted where it sleeps.\n\n{}",
         examples("  shm-dump top orders\n  shm-dump top orders --interval 2s --color never")
     ))]
     Top {
@@ -223,10 +223,10 @@ enum DumpError {
     NoCopy { folder: String },
     #[error("{folder} has copies of several instances; name one of {names}")]
     WhichCopy { folder: String, names: String },
-    #[error("instance {instance} has no lane {lane}; shm-dump lanes {instance} lists its lanes")]
-    NoLane { instance: InstanceName, lane: u32 },
-    #[error("instance {instance} has no handler {handler}; shm-dump handlers {instance} lists its handlers")]
-    NoHandler { instance: InstanceName, handler: String },
+    #[error("instance {instance} has no lane {lane}; shm-dump lanes {instance}{from} lists its lanes")]
+    NoLane { instance: InstanceName, lane: u32, from: String },
+    #[error("instance {instance} has no handler {handler:?}; shm-dump handlers {instance}{from} lists its handlers")]
+    NoHandler { instance: InstanceName, handler: String, from: String },
     #[error(transparent)]
     Sample(#[from] SampleError),
     #[error(transparent)]
@@ -239,7 +239,7 @@ enum DumpError {
     NotForPrograms,
     #[error(transparent)]
     Top(#[from] TopError),
-    #[error("the views are {views}; for an instance of that name write: shm-dump show {found}")]
+    #[error("the views are {views}; for an instance of that name write: shm-dump show {found}; try --help")]
     NoView { views: String, found: String },
 }
 
@@ -290,7 +290,12 @@ pub fn every_view(listed: &[Listed], shown: &Inspection, records: &[LaneRecords]
         handlers_json(shown, &handlers),
         records_json(shown, records),
     ];
-    texts.into_iter().chain(values.iter().map(line)).map(|text| text.len()).sum()
+    let sample = || Sample { view: shown.clone(), at_ns: Some(now) };
+    let change = (sample(), sample());
+    let changed =
+        Change::new(&change.0, &change.1).map(|change| change_text(&change) + &line(&change_json(&change, None)));
+    let lengths = texts.into_iter().chain(changed).chain(values.iter().map(line)).map(|text| text.len());
+    lengths.sum::<usize>() + crate::top::drawn(shown).len()
 }
 
 fn dump(cli: &Cli) -> Result<String, DumpError> {
@@ -303,7 +308,7 @@ fn dump(cli: &Cli) -> Result<String, DumpError> {
             let shown = open(from, instance.as_ref())?.look();
             let lanes = lanes::sorted(&shown, *sort, *lane);
             if let (Some(lane), []) = (*lane, lanes.as_slice()) {
-                return Err(DumpError::NoLane { instance: shown.instance.clone(), lane });
+                return Err(DumpError::NoLane { instance: shown.instance.clone(), lane, from: told(from) });
             }
             Ok(if cli.json { line(&lanes_json(&shown, &lanes)) } else { lanes_text(&shown, &lanes) })
         }
@@ -311,7 +316,8 @@ fn dump(cli: &Cli) -> Result<String, DumpError> {
             let shown = open(from, instance.as_ref())?.look();
             let handlers = handlers::sorted(&shown, *sort, handler.as_deref());
             if let (Some(handler), []) = (handler, handlers.as_slice()) {
-                return Err(DumpError::NoHandler { instance: shown.instance.clone(), handler: handler.clone() });
+                let (instance, handler) = (shown.instance.clone(), handler.clone());
+                return Err(DumpError::NoHandler { instance, handler, from: told(from) });
             }
             Ok(if cli.json { line(&handlers_json(&shown, &handlers)) } else { handlers_text(&shown, &handlers) })
         }
@@ -319,8 +325,8 @@ fn dump(cli: &Cli) -> Result<String, DumpError> {
             let inspector = open(from, instance.as_ref())?;
             let shown = inspector.look();
             let records = inspector.records(*lane, *last as usize);
-            let no_lane = || DumpError::NoLane { instance: shown.instance.clone(), lane: lane.unwrap_or_default() };
-            let records = records.ok_or_else(no_lane)?;
+            let (instance, lane) = (shown.instance.clone(), lane.unwrap_or_default());
+            let records = records.ok_or_else(|| DumpError::NoLane { instance, lane, from: told(from) })?;
             Ok(if cli.json { line(&records_json(&shown, &records)) } else { records_text(&shown, &records) })
         }
         Some(View::Diff { instance, to, interval }) => {
@@ -380,6 +386,11 @@ fn show_list(cli: &Cli, only: Option<&InstanceName>) -> Result<String, DumpError
         }
         (false, _) => listed_text(&listed, realtime_ns()),
     })
+}
+
+/// How to look there again.
+fn told(from: Option<&Path>) -> String {
+    from.map_or_else(String::new, |from| format!(" --from {}", from.display()))
 }
 
 /// Two looks at an instance, or two copies of it, or a copy and a look.

@@ -112,6 +112,11 @@ impl Specimen {
         [Self::live(), Self::idle(), Self::saturated(), Self::crashed(), Self::corrupt()]
     }
 
+    /// Where its copy is.
+    pub fn folder(&self) -> &str {
+        self.copy.as_ref().and_then(|copy| copy.0.to_str()).unwrap()
+    }
+
     /// The inspector on it: a view, then more arguments.
     pub fn run(&self, arguments: &[&str]) -> Output {
         let mut command = shm_dump();

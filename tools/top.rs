@@ -100,10 +100,11 @@ impl Endings {
         Ok(if is_hung_up { Woken::HungUp } else { Woken::Plain })
     }
 
-    /// Does what the signal does to everybody.
+    /// Does what the signal does to everybody; where it is ignored, says by the exit code what it was, as shells do.
     fn raise(&self, signal: Signal) -> std::io::Result<()> {
         self.set.thread_unblock()?;
-        Ok(nix::sys::signal::raise(signal)?)
+        nix::sys::signal::raise(signal)?;
+        std::process::exit(128 + signal as i32)
     }
 }
 
@@ -133,6 +134,26 @@ pub(crate) fn top(instance: &InstanceName, interval: Duration, colours: ColorCho
         None => Ok(()),
         Some(signal) => Ok(endings.raise(signal)?), // the terminal is as it was
     }
+}
+
+/// Every screen as it is after two looks that saw the same. For the fuzzer.
+#[cfg(fuzzing)]
+pub(crate) fn drawn(view: &executor_shm::inspect::Inspection) -> String {
+    use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+
+    let mut board = Board::new(view.instance.clone(), true);
+    for second in 1..3 {
+        board.take(Ok(crate::sample::Sample { view: view.clone(), at_ns: Some(second * 1_000_000_000) }));
+    }
+    let screens = ['1', '2', '3', '?'].map(|key| {
+        board.press(KeyEvent::new(KeyCode::Char(key), KeyModifiers::NONE));
+        let drawn = ratatui::Terminal::new(ratatui::backend::TestBackend::new(100, 30)).and_then(|mut terminal| {
+            terminal.draw(|frame| picture::draw(&board, frame))?;
+            Ok(terminal.backend().to_string())
+        });
+        drawn.unwrap_or_default()
+    });
+    screens.concat()
 }
 
 /// Draws and listens until a key or a signal ends it.

@@ -98,4 +98,10 @@ fn wrong_arguments_are_refused_in_one_line_with_the_cure() {
     assert_refused(&refused(&["lanes", name, "--lane", "2"]), 1, &format!("shm-dump lanes {name} lists its lanes"));
     let cure = format!("shm-dump handlers {name} lists its handlers");
     assert_refused(&refused(&["handlers", name, "--handler", "ecco"]), 1, &cure);
+    let copy = Specimen::corrupt();
+    let cured =
+        |output: &Output, what: &str| assert_refused(output, 1, &format!("--from {} lists its {what}", copy.folder()));
+    cured(&copy.run(&["lanes", "--lane", "2"]), "lanes");
+    cured(&copy.run(&["records", "--lane", "2"]), "lanes");
+    cured(&copy.run(&["handlers", "--handler", "ecco"]), "handlers");
 }
