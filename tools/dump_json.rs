@@ -4,7 +4,7 @@ use executor_core::Status;
 use executor_core::histogram::HistogramSnapshot;
 use executor_core::idle::IdleStrategy;
 use executor_shm::Group;
-use executor_shm::inspect::{HandlerView, Inspection, LaneView, Listed};
+use executor_shm::inspect::{HandlerView, Inspection, LaneView, Listed, WorkerView};
 use serde_json::{Map, Value, json};
 
 use crate::exit::one_line;
@@ -38,6 +38,8 @@ pub(crate) fn shown_json(view: &Inspection) -> Value {
                 "lanes": worker.lanes,
                 "idle": worker.idle.map(IdleStrategy::name),
                 "real_time": worker.real_time.as_ref().map(hold_json),
+                "time": time_json(view, worker),
+                "slow_tasks": worker.slow_tasks,
                 "sleep": {
                     "wakes": worker.sleep.wakes,
                     "naps": worker.sleep.naps,
@@ -88,6 +90,22 @@ fn head_json(view: &Inspection) -> Value {
     })
 }
 
+/// What a worker spent its time on; `null` where nothing is recorded or there is no clock. Of a dead instance until it last
+/// looked around.
+fn time_json(view: &Inspection, worker: &WorkerView) -> Value {
+    let Some((time, clock)) = worker.time.zip(view.clock) else { return Value::Null };
+    let until = if view.alive == Some(true) { clock.now() } else { time.looked_at };
+    let [busy, asleep, idle] = time.shares_ns(&clock, until);
+    json!({
+        "busy_ns": busy,
+        "asleep_ns": asleep,
+        "idle_ns": idle,
+        "longest_gap_ns": time.longest_gap.map(|gap| clock.ticks_to_ns(gap.ticks)),
+        "preemptions": time.preemptions,
+        "preempted_ns": time.preempted_ns,
+    })
+}
+
 /// Everything of one handler.
 pub(crate) fn handler_json(view: &Inspection, handler: &HandlerView) -> Value {
     json!({
@@ -99,6 +117,8 @@ pub(crate) fn handler_json(view: &Inspection, handler: &HandlerView) -> Value {
         "gone": handler.row.gone,
         "request_bytes_min": handler.row.request_bytes.0,
         "request_bytes_max": handler.row.request_bytes.1,
+        "request_bytes_total": handler.request_bytes,
+        "response_bytes_total": handler.response_bytes,
         "tasks": handler.by_status.iter().fold(0, |sum: u64, count| sum.saturating_add(*count)),
         "by_status": by_status(&handler.by_status),
         "queue_ns": percentiles(view, &handler.queue),
@@ -136,6 +156,13 @@ pub(crate) fn lane_json(view: &Inspection, lane: &LaneView) -> Value {
         "depth": lane.depth,
         "in_flight": in_flight,
         "unreadable": lane.unreadable,
+        "producer": lane.producer.map(|producer| json!({
+            "submitted": producer.submitted,
+            "collected": producer.collected,
+            "rejected": producer.rejected,
+        })),
+        "request_bytes_total": lane.request_bytes,
+        "response_bytes_total": lane.response_bytes,
         "not_done": by_status(&lane.by_status),
         "total_ns": percentiles(view, &lane.total),
     })

@@ -104,6 +104,20 @@ fn any_size_of_a_terminal_is_drawn_on_and_a_change_of_it_followed() {
 }
 
 #[test]
+fn a_worker_is_busy_inside_a_task_and_idle_or_asleep_without_one() {
+    let busy = |text: &str| {
+        let row = text.lines().find(|line| line.trim_start().starts_with("0 "))?;
+        Some(row.split(" %").next()?.split_whitespace().last()?.to_owned())
+    };
+    for (specimen, expected, mark) in [(Specimen::saturated(), "100", '█'), (Specimen::idle(), "0", '·')] {
+        let mut terminal = PseudoTerminal::start(&top(specimen.sidecar.instance.as_str()), 80, 24);
+        terminal.wait_for(expected, |text| busy(text).as_deref() == Some(expected) && text.contains(mark));
+        terminal.press("q");
+        assert!(terminal.wait().success());
+    }
+}
+
+#[test]
 fn an_instance_that_ends_and_comes_again_is_told_and_followed() {
     let name = instance("followed");
     let mut sidecar = Sidecar::start(&name, &[]);

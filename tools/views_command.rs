@@ -33,6 +33,9 @@ fn lanes_are_sorted_by_what_is_asked_and_one_can_be_picked() {
     }
     assert_eq!(told(&lanes(&["--lane", "1"]), "lanes", "state"), ["free"]);
     assert_eq!(lanes(&[])["capacity"], CAPACITY);
+    let producer = &lanes(&[])["lanes"][0]["producer"];
+    assert_eq!((&producer["submitted"], &producer["collected"]), (&CAPACITY.into(), &0.into()));
+    assert_eq!(producer["rejected"], 1, "the ninth found it full");
     let shown = text(&specimen.run(&["lanes"]));
     for part in ["8 of 8  ########", "0: spin for ", "active, held", "0 of 8  ........"] {
         assert!(shown.contains(part), "{shown}\n does not say {part}");

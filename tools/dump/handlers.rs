@@ -64,7 +64,7 @@ pub(crate) fn sorted<'a>(view: &'a Inspection, key: HandlerKey, only: Option<&st
     handlers
 }
 
-const TITLES: [&str; 15] = [
+const TITLES: [&str; 17] = [
     "id",
     "handler",
     "idempotent",
@@ -72,6 +72,8 @@ const TITLES: [&str; 15] = [
     "since",
     "ended",
     "not done",
+    "bytes in",
+    "out",
     "queue p50",
     "p99",
     "p99.9",
@@ -115,6 +117,8 @@ fn row(view: &Inspection, handler: &HandlerView) -> Vec<Cell> {
         Cell::new(format!("generation {}", row.since)),
         Cell::new(count(all)),
         if not_done == 0 { Mood::Plain } else { Mood::Bad }.cell(count(not_done)),
+        Cell::new(bytes(handler.request_bytes)),
+        Cell::new(bytes(handler.response_bytes)),
     ];
     let times = [&handler.queue, &handler.run].map(|times| dump_text::percentiles(view, times));
     cells.extend(times.into_iter().flatten().map(Cell::new));

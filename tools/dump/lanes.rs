@@ -13,7 +13,7 @@ use crate::dump_json::{lane_json, quantile_ns, running_ns};
 use crate::dump_text::{
     NONE, headline, in_flight, is_placed, lane_mood, lines, longest, statuses, table, unreadable_text,
 };
-use crate::units::count;
+use crate::units::{bytes, count};
 
 /// What lanes are sorted by: numbers the greatest first, what is unknown last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -83,7 +83,7 @@ pub(crate) fn sorted(view: &Inspection, key: LaneKey, only: Option<u32>) -> Vec<
     lanes
 }
 
-const TITLES: [&str; 15] = [
+const TITLES: [&str; 18] = [
     "lane",
     "state",
     "owner",
@@ -94,6 +94,9 @@ const TITLES: [&str; 15] = [
     "",
     "started",
     "completed",
+    "uncollected",
+    "rejected",
+    "bytes",
     "resets",
     "total p50",
     "p99",
@@ -104,7 +107,7 @@ const TITLES: [&str; 15] = [
 /// A line each.
 pub(crate) fn lanes_text(view: &Inspection, lanes: &[&LaneView]) -> String {
     let mut table = table(TITLES, 5);
-    for column in [7, 14] {
+    for column in [7, 17] {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(comfy_table::CellAlignment::Left);
         }
@@ -143,6 +146,11 @@ fn row(view: &Inspection, lane: &LaneView) -> Vec<Cell> {
         depth(&|_, unanswered| bar(unanswered, capacity)),
         position(lane.started),
         position(lane.completed),
+        position(
+            lane.producer.zip(lane.completed).map(|(producer, completed)| completed.saturating_sub(producer.collected)),
+        ),
+        position(lane.producer.map(|producer| producer.rejected)),
+        Cell::new(bytes(lane.request_bytes.saturating_add(lane.response_bytes))),
         Cell::new(count(lane.resets)),
         quantile(0.5),
         quantile(0.99),

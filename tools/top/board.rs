@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use executor_shm::InstanceName;
-use executor_shm::inspect::{HandlerView, InspectError, WorkerView};
+use executor_shm::inspect::{HandlerView, InspectError, LaneView, WorkerView};
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 use super::grid::{Column, Content, Grid, Key, Row};
@@ -52,6 +52,7 @@ impl Screen {
                         column("cpu", 5, 60),
                         column("tasks/s", 10, 0),
                         column("lanes", 6, 60),
+                        column("busy", 6, 0),
                         column("asleep", 7, 0),
                         column("wakes/s", 9, 80),
                         column("naps/s", 9, 80),
@@ -353,12 +354,22 @@ struct Shares {
     asleep: f64,
 }
 
-/// Where busy time is not told, all that is not sleep is idle.
+/// A task counts as busy when it ends; until then the task in flight is looked at. Where busy time is not recorded, all that is
+/// not sleep is idle.
 fn shares(change: &Change<'_>, worker: &WorkerView, before: Option<&WorkerView>) -> Option<Shares> {
-    let ns = change.ns.filter(|ns| *ns > 0)? as f64;
+    let ns = change.ns.filter(|ns| *ns > 0)?;
     let asleep_ns = worker.sleep.asleep_ns.saturating_sub(before.map_or(0, |before| before.sleep.asleep_ns));
-    let asleep = (asleep_ns as f64 / ns).min(1.0); // a sleep is counted at its end
-    let busy = 0.0;
+    let asleep = (asleep_ns as f64 / ns as f64).min(1.0); // a sleep is counted at its end
+    let ticks = |worker: &WorkerView| worker.time.map(|time| time.busy_ticks);
+    let ended = ticks(worker).zip(change.after.clock).map(|(now, clock)| {
+        let then = before.and_then(ticks).filter(|then| *then <= now).unwrap_or(0); // a start counts from 0 again
+        clock.ticks_to_ns(now - then)
+    });
+    let its_own = |lane: &&LaneView| is_placed(lane) && lane.placement.worker == worker.worker;
+    let in_flight = change.after.lanes.iter().filter(its_own).filter_map(|lane| lane.in_flight);
+    let running = in_flight.filter_map(|task| running_ns(change.after, task.started_at)).max();
+    let busy_ns = ended.map_or(0, |ended| ended.saturating_add(running.unwrap_or(0).min(ns)));
+    let busy = (busy_ns as f64 / ns as f64).min(1.0 - asleep);
     Some(Shares { busy, idle: 1.0 - asleep - busy, asleep })
 }
 
@@ -375,6 +386,7 @@ fn worker_row(change: &Change<'_>, worker: &WorkerView, before: Option<&WorkerVi
         worker.cpu.map_or_else(|| number(NONE.to_owned(), None), |cpu| place(cpu.to_string(), cpu)),
         per_second(change, since(|worker| worker.tasks)),
         whole(Some(worker.lanes)),
+        percent(shares.as_ref().filter(|_| worker.time.is_some()).map(|shares| shares.busy)),
         percent(shares.as_ref().map(|shares| shares.asleep)),
         per_second(change, since(|worker| worker.sleep.wakes)),
         per_second(change, since(|worker| worker.sleep.naps)),

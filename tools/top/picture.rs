@@ -183,11 +183,13 @@ mod tests {
         view.stats.tasks = 0;
         view.stats.by_status = Default::default();
         view.workers.iter_mut().for_each(|worker| {
-            (worker.tasks, worker.lanes, worker.sleep) = (0, 1, Default::default());
+            (worker.tasks, worker.lanes, worker.sleep, worker.time) =
+                (0, 1, Default::default(), Some(Default::default()));
         });
         view.handlers.iter_mut().for_each(|handler| {
             handler.by_status = Default::default();
             (handler.queue, handler.run) = Default::default();
+            (handler.request_bytes, handler.response_bytes) = (0, 0);
         });
         // Housekeeping makes lanes when it gets to it: here there are as many as there may be.
         let lane = view.lanes.swap_remove(0);
@@ -218,6 +220,7 @@ mod tests {
         view.stats.by_status[1] = tasks;
         view.workers.iter_mut().for_each(|worker| {
             (worker.tasks, worker.sleep.wakes, worker.sleep.asleep_ns) = (tasks, 10 * seconds, SECOND / 4 * seconds);
+            worker.time.iter_mut().for_each(|time| time.busy_ticks = SECOND / 2 * seconds);
         });
         for (number, handler) in (1..).zip(&mut view.handlers).filter(|(number, _)| *number < 4) {
             handler.by_status[1] = tasks / number;
