@@ -22,8 +22,8 @@ use crate::diff::{change_json, change_text};
 use crate::dump_json::{listed_json, shown_json};
 use crate::dump_records::{records_json, records_text};
 use crate::dump_text::{listed_text, shown_text};
-use crate::metrics::{TextfileError, families_text, write_textfile};
 use crate::exit::{CODES, FAILED, USAGE, failed};
+use crate::metrics::{TextfileError, families_text, write_textfile};
 use crate::sample::{Change, Sample, SampleError};
 use crate::save::{SaveError, save, saved_at};
 use crate::top::{TopError, top};
@@ -246,10 +246,10 @@ enum DumpError {
 impl DumpError {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::NoView { .. } | Self::NotOfCopies { .. } | Self::Metrics(TextfileError::Json { .. }) => USAGE,
             Self::NoView { .. }
             | Self::NotOfCopies { .. }
             | Self::NotForPrograms
+            | Self::Metrics(TextfileError::Json { .. })
             | Self::Top(TopError::NoTerminal(_)) => USAGE,
             _ => FAILED,
         }
