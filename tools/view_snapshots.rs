@@ -14,18 +14,31 @@ use specimens::Specimen;
 use support::{Folder, json_of, shm_dump};
 
 /// A view: its name in the schema, its arguments, and whether there is one of a copy.
-const VIEWS: [(&str, &[&str], bool); 7] = [
+const VIEWS: [(&str, &[&str], bool); 10] = [
     ("list", &["list"], true),
     ("show", &["show"], true),
     ("lanes", &["lanes", "--sort", "depth"], true),
     ("handlers", &["handlers", "--sort", "tasks"], true),
+    ("slow", &["slow"], true),
+    ("events", &["events", "--last", "1000"], true),
+    ("errors", &["errors"], true),
     ("records", &["records", "--last", "4"], true),
     ("diff", &["diff", "--interval", "20ms"], false),
     ("watch", &["watch", "--interval", "20ms", "--count", "2"], false),
 ];
 
 /// What differs from one run to the next, and what stands for it; in this order.
-const DIFFERENT: [(&str, &str); 16] = [
+const DIFFERENT: [(&str, &str); 22] = [
+    // Which tasks were slow, and how often a worker slept, is the machine's business.
+    (r"(?m)^.*  (?:slept|gap|slow task)  .*\n", ""),
+    (r"\d[\d,]* events? of [\d,]+", "[events] of [events]"),
+    (r"(?m)^ *(\S+ [mun]?s +){3}(\S+) .*? (?:done|failed|malformed) .*\n", ""),
+    (r"shm-dump why (\S+) \d+ \d+", "shm-dump why $1 [lane] [position]"),
+    (r"(?m)^ *[\d,]+ ticks .*\n", ""),
+    (
+        r"(?m)^ *(\S+ [mun]?s (?:ago|before the last)|the last|-) +(started|stopping|lane taken|lane left|lane reset) ",
+        "[ago] $2 ",
+    ),
     (r"test-(\w+)-\d+-\d+", "test-$1"),
     (r"(?m)^(\s+\d+\.\d\s.*)$", "[a line of watch]"),
     (r", slept [^\n;]*", ""),
@@ -182,4 +195,53 @@ fn the_schema_tells_of_every_key_what_it_means_and_allows_no_other() {
     for (view, ..) in VIEWS {
         assert!(schema["$defs"][view]["description"].as_str().unwrap().contains(&format!("shm-dump {view}")), "{view}");
     }
+}
+
+#[test]
+fn a_task_that_waits_is_told_what_stands_before_it() {
+    for specimen in [Specimen::saturated(), Specimen::crashed()] {
+        let show = specimen.look(&["show"]);
+        let flight = &show["lanes"][0]["in_flight"]["position"];
+        let next = (flight.as_u64().unwrap() + 1).to_string();
+        let why = |more: &[&str]| {
+            let name = specimen.sidecar.instance.as_str();
+            shm_dump().args([&["why", name, "0", &next], more].concat()).output().unwrap()
+        };
+        let output = why(&["--json"]);
+        assert_valid(&validator(&schema(), "why"), &json_of(&output), specimen.kind);
+        let text = String::from_utf8(why(&[]).stdout).unwrap();
+        assert!(text.contains("0 tasks before it in its lane wait as well"), "{text}");
+        let (running, nobody) = ("its worker runs task", "no sidecar serves it");
+        assert_eq!(
+            (text.contains(running), text.contains(nobody)),
+            (specimen.kind == "saturated", specimen.kind != "saturated"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn a_slow_task_is_told_in_full_by_itself() {
+    let specimen = Specimen::live();
+    let slow = specimen.look(&["slow"]);
+    let tasks = slow["tasks"].as_array().unwrap();
+    assert!(tasks.len() >= 8, "the slowest of ten, and those over the threshold");
+    for task in tasks {
+        let sum = |part: &str| task[part].as_object().unwrap().values().map(|ns| ns.as_u64().unwrap()).sum::<u64>();
+        // Each is rounded down by itself.
+        let near = |parts: u64, whole: &Value| (parts..parts + 9).contains(&whole.as_u64().unwrap());
+        assert!(near(sum("wait"), &task["wait_ns"]) && near(sum("run"), &task["run_ns"]), "{task}");
+        let name = specimen.sidecar.instance.as_str();
+        let (lane, position) = (task["lane"].to_string(), task["position"].to_string());
+        let output = shm_dump().args(["why", name, &lane, &position, "--json"]).output().unwrap();
+        let why = json_of(&output);
+        assert_valid(&validator(&schema(), "why"), &why, "why");
+        assert_eq!(&why["slow"], task);
+        let text = shm_dump().args(["why", name, &lane, &position]).output().unwrap();
+        let text = String::from_utf8(text.stdout).unwrap();
+        assert!(text.contains("from submit to end") && text.contains("what would help: "), "{text}");
+    }
+    let output = shm_dump().args(["why", specimen.sidecar.instance.as_str(), "0", "999"]).output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(1) && error.contains("nothing is known of task 999 of lane 0"), "{error}");
 }

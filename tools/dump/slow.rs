@@ -222,7 +222,9 @@ fn ring_text(view: &Inspection, lane: u32, row: &TaskRow) -> String {
                     let _ = writeln!(text, "{:>10}  waits", since(submitted));
                     let ahead = it.and_then(|it| it.started).map_or(0, |started| row.position.saturating_sub(started));
                     let _ = writeln!(text, "{} before it in its lane wait as well", counted(ahead, "task"));
-                    if let Some((other, flight)) = in_flight_of_worker(view, lane) {
+                    if view.alive == Some(false) {
+                        text.push_str("no sidecar serves it\n");
+                    } else if let Some((other, flight)) = in_flight_of_worker(view, lane) {
                         let running = since(flight.started_at);
                         let _ = writeln!(
                             text,
@@ -232,8 +234,6 @@ fn ring_text(view: &Inspection, lane: u32, row: &TaskRow) -> String {
                         );
                     } else if it.is_some_and(|it| it.sleeping) {
                         text.push_str("its worker sleeps: was the lane woken?\n");
-                    } else if view.alive == Some(false) {
-                        text.push_str("no sidecar serves it\n");
                     }
                 }
             }
