@@ -276,7 +276,7 @@ fn why(cli: &Cli, instance: &InstanceName, lane: u32, position: u64) -> Result<S
     let slow = slow.max_by_key(|task| (task.id() == id, task.completed_at));
     let rings = inspector.records(Some(lane), shown.geometry.capacity as usize).unwrap_or_default();
     let rows = rings.iter().filter_map(|lane| lane.tasks.as_ref().ok()).flatten();
-    let ring = rows.filter(|row| row.position == position).last();
+    let ring = rows.rev().find(|row| row.position == position);
     let known = match (slow, ring) {
         (Some(task), None) => Known::Slow(task),
         (Some(task), Some(_)) if task.id() == id => Known::Slow(task),
