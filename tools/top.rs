@@ -5,6 +5,7 @@
 
 mod board;
 mod grid;
+mod keys;
 mod picture;
 
 use std::io::IsTerminal;
@@ -19,9 +20,9 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::read;
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::cursor::Show;
-use ratatui::crossterm::event::{self, Event};
 use ratatui::crossterm::{execute, style};
 
 use crate::watch::sample;
@@ -59,14 +60,16 @@ impl Drop for Shown {
 
 /// What a wait ended with.
 enum Woken {
-    /// Keys, another size, or the time.
+    /// There is something to read.
+    Keys,
+    /// Another size, or the time.
     Plain,
     /// The terminal is gone.
     HungUp,
     Signal(Signal),
 }
 
-/// The signals that end programs, as something to wait for.
+/// The signals that end programs, and the one of a change of size, as something to wait for.
 struct Endings {
     set: SigSet,
     fd: SignalFd,
@@ -74,7 +77,8 @@ struct Endings {
 
 impl Endings {
     fn block() -> std::io::Result<Self> {
-        let set = SigSet::from_iter([Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM]);
+        let set =
+            SigSet::from_iter([Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGWINCH]);
         set.thread_block()?;
         let fd = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         Ok(Self { set, fd })
@@ -88,16 +92,24 @@ impl Endings {
         let stdin = std::io::stdin();
         let mut fds = [&stdin.as_fd(), &self.fd.as_fd()].map(|fd| PollFd::new(*fd, PollFlags::POLLIN));
         match poll(&mut fds, timeout) {
-            Ok(_) | Err(Errno::EINTR) => {} // a change of size interrupts
+            Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
         }
         if let Some(told) = self.fd.read_signal()? {
             let signal = i32::try_from(told.ssi_signo).ok().and_then(|number| Signal::try_from(number).ok());
-            return Ok(Woken::Signal(signal.unwrap_or(Signal::SIGTERM)));
+            match signal.unwrap_or(Signal::SIGTERM) {
+                Signal::SIGWINCH => return Ok(Woken::Plain), // keys that came with it are there at the next wait
+                signal => return Ok(Woken::Signal(signal)),
+            }
         }
         let is_gone = PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL;
         let is_hung_up = fds[0].revents().is_some_and(|events| events.intersects(is_gone));
-        Ok(if is_hung_up { Woken::HungUp } else { Woken::Plain })
+        let is_readable = fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLIN));
+        Ok(match (is_hung_up, is_readable) {
+            (true, _) => Woken::HungUp,
+            (false, true) => Woken::Keys,
+            (false, false) => Woken::Plain,
+        })
     }
 
     /// Does what the signal does to everybody; where it is ignored, says by the exit code what it was, as shells do.
@@ -164,15 +176,21 @@ fn run(board: &mut Board, interval: Duration, endings: &Endings) -> std::io::Res
         shown.0.draw(|frame| picture::draw(board, frame))?;
         match endings.wait(due)? {
             Woken::Plain => {}
+            Woken::Keys => {
+                let mut bytes = [0; 256];
+                let length = match read(std::io::stdin(), &mut bytes) {
+                    Ok(0) => return Ok(None), // the terminal is gone
+                    Ok(length) => length,
+                    Err(Errno::EINTR | Errno::EAGAIN) => 0,
+                    Err(errno) => return Err(errno.into()),
+                };
+                let pressed = keys::keys(bytes.get(..length).unwrap_or_default());
+                if pressed.into_iter().any(|key| board.press(key) == Wish::Quit) {
+                    return Ok(None);
+                }
+            }
             Woken::HungUp => return Ok(None),
             Woken::Signal(signal) => return Ok(Some(signal)),
-        }
-        while event::poll(Duration::ZERO)? {
-            if let Event::Key(key) = event::read()?
-                && board.press(key) == Wish::Quit
-            {
-                return Ok(None);
-            }
         }
         if Instant::now() >= due {
             due = Instant::now() + interval;
