@@ -334,6 +334,9 @@ impl Client {
         if position == self.lane.credited() {
             self.lane.credit(); // N1: a step at a time, so that no submit finds a whole lap to give back
         }
+        if self.instance.status().load(self.gate) == self.served {
+            self.lane.tell();
+        }
         let user_data = self.user_data.get(self.slot(position)).copied().unwrap_or(0);
         Completion { client: self, record, status, position, user_data }
     }

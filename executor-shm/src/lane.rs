@@ -37,7 +37,7 @@ use crate::barrier;
 use crate::bell::Bell;
 use crate::fault::Running;
 use crate::layout::journal::k;
-use crate::layout::lane::{SUBMITTED, WAITING};
+use crate::layout::lane::WAITING;
 use crate::layout::status::{GATE_SLEEPING, LANE_USELESS_WAKES};
 use crate::mutant::Mutant;
 use crate::sigbus::BROKEN;
@@ -120,7 +120,7 @@ impl<S: WordsMut, C: Words> ProducerHalf<S, C> {
         self.sq.store_record(slot, &record.words);
         self.sq.commit(slot + COMMIT, position + 1); // P1
         self.submitted = position + 1;
-        self.sq.store(SUBMITTED, position + 1);
+        self.tell();
         position
     }
 
