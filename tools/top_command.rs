@@ -15,7 +15,7 @@ use executord::handlers::ECHO;
 use nix::sys::signal::Signal;
 use pseudo_terminal::PseudoTerminal;
 use specimens::Specimen;
-use support::{Sidecar, assert_refused, instance, shm_dump};
+use support::{Sidecar, assert_refused, eventually, instance, json_of, shm_dump};
 
 fn top(name: &str) -> Command {
     let mut command = shm_dump();
@@ -116,6 +116,9 @@ fn an_instance_that_ends_and_comes_again_is_told_and_followed() {
     let mut again = Sidecar::start(&name, &[]);
     terminal.wait_for("its next life", |text| text.contains("was started again") && text.contains("alive"));
     drop(client);
+    // A process that another test starts has the client's lock too, until it executes.
+    let look = || json_of(&shm_dump().args(["list", name.as_str(), "--json"]).output().unwrap());
+    eventually("nobody is attached", || look()[0]["lanes_attached"] == 0);
     assert!(again.stop(Signal::SIGTERM).0.success());
     terminal.wait_for("its end", |text| text.contains("there is no instance"));
     let _anew = Sidecar::start(&name, &[]);
