@@ -240,7 +240,7 @@ fn a_shared_memory_that_runs_full_refuses_further_lanes_and_harms_none_that_is_t
     }
     let instance = TestInstance::new("filled");
     let sizes = ["--capacity", "8", "--request-bytes", "128", "--response-bytes", "128"];
-    let options = [&["--shared-memory", "1280k"], &sizes[..]].concat();
+    let options = [&["--shared-memory", "1420k"], &sizes[..]].concat();
     let mut sidecar = Process::start(&mut sidecar_command(SIDECAR, &instance, &options));
     let line = sidecar.line();
     if is_skipped(&line) {
