@@ -20,6 +20,7 @@ use crate::dump_records::{records_json, records_text};
 use crate::dump_text::{listed_text, shown_text};
 use crate::exit::{CODES, FAILED, USAGE, failed, print};
 use crate::metrics::{TextfileError, families_text, write_textfile};
+use crate::page::{PageError, Taken, page, write_page};
 use crate::sample::{Change, Sample, SampleError};
 use crate::save::{SaveError, save, saved_at};
 use crate::units::parse_time;
@@ -140,6 +141,18 @@ enum View {
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
+    /// One page for a browser: latencies, what happened over time, lanes, slow tasks with what they waited for, errors.
+    #[command(after_help = examples(
+        "  shm-dump report orders --out orders.html\n  \
+           shm-dump report --from saved --out - > saved.html"
+    ))]
+    Report {
+        /// The instance [default: the only living one, with --from the only one, or `default`].
+        instance: Option<InstanceName>,
+        /// Write to this file, in one step; `-` is standard output.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
     #[command(external_subcommand)]
     Other(Vec<OsString>),
 }
@@ -171,6 +184,8 @@ enum DumpError {
     Save(#[from] SaveError),
     #[error(transparent)]
     Metrics(#[from] TextfileError),
+    #[error(transparent)]
+    Page(#[from] PageError),
     #[error("{view} looks at what is in /dev/shm, not at a copy; leave out --from{cure}")]
     NotOfCopies { view: &'static str, cure: &'static str },
     #[error("the views are {views}; for an instance of that name write: shm-dump show {found}")]
@@ -181,6 +196,7 @@ impl DumpError {
     fn exit_code(&self) -> u8 {
         match self {
             Self::NoView { .. } | Self::NotOfCopies { .. } | Self::Metrics(TextfileError::Json { .. }) => USAGE,
+            Self::Page(PageError::Json { .. } | PageError::NoFile { .. }) => USAGE,
             _ => FAILED,
         }
     }
@@ -247,6 +263,7 @@ fn dump(cli: &Cli) -> Result<String, DumpError> {
         Some(View::Metrics { instance, out }) => {
             Ok(write_textfile(open(from, instance.as_ref())?.look(), out.as_deref(), cli.json)?)
         }
+        Some(View::Report { instance, out }) => report(cli, instance.as_ref(), out),
         Some(View::Other(words)) => Err(no_view(words)),
     }
 }
@@ -254,6 +271,19 @@ fn dump(cli: &Cli) -> Result<String, DumpError> {
 fn show(cli: &Cli, instance: Option<&InstanceName>) -> Result<String, DumpError> {
     let shown = open(cli.from.as_deref(), instance)?.look();
     Ok(if cli.json { line(&shown_json(&shown)) } else { shown_text(&shown, realtime_ns()) })
+}
+
+fn report(cli: &Cli, instance: Option<&InstanceName>, out: &Path) -> Result<String, DumpError> {
+    let inspector = open(cli.from.as_deref(), instance)?;
+    let view = inspector.look();
+    if cli.json {
+        return Err(PageError::Json { instance: view.instance.to_string() }.into());
+    }
+    let taken = match &cli.from {
+        Some(from) => Taken { at_ns: saved_at(&view.instance, from), folder: Some(from.display().to_string()) },
+        None => Taken { at_ns: Some(realtime_ns()), folder: None },
+    };
+    Ok(write_page(page(&view, &inspector.recorded(), &taken), out)?)
 }
 
 fn show_list(cli: &Cli, only: Option<&InstanceName>) -> Result<String, DumpError> {

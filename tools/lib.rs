@@ -29,6 +29,7 @@ mod load;
 mod manual;
 mod metrics;
 mod notify;
+mod page;
 mod plan;
 mod processes;
 mod producer;
