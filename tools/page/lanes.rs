@@ -55,7 +55,10 @@ pub(crate) fn section(sheet: &Sheet<'_>) -> Markup {
                 @if used.len() > shown.len() {
                     p.note { "The first " (shown.len()) " of " (used.len()) " lanes; all are in: " code { "shm-dump show " (sheet.place()) } }
                 }
-                @for lane in shown { (bar(lane, capacity)) }
+                @if shown.iter().all(|lane| Slots::of(lane, capacity).is_some_and(|slots| slots.free == capacity)) {
+                    p { "All slots of all lanes are free." }
+                }
+                div.bars { @for lane in shown { (bar(lane, capacity)) } }
                 (table("Lanes", &[("lane", false), ("state", false), ("owner", false), ("priority", false), ("worker", true), ("waiting", true),
                     ("in flight", false), ("not collected", true), ("submits refused", true), ("resets", true), ("not done", false),
                     ("total p50", true), ("p99", true), ("max", true)],
@@ -71,7 +74,7 @@ pub(crate) fn section(sheet: &Sheet<'_>) -> Markup {
 }
 
 fn bar(lane: &LaneView, capacity: u64) -> Markup {
-    let Some(slots) = Slots::of(lane, capacity) else { return html! {} };
+    let Some(slots) = Slots::of(lane, capacity).filter(|slots| slots.free < capacity) else { return html! {} };
     let Slots { waiting, in_flight, not_collected, free } = slots;
     let parts = [
         ("not collected", "collect", not_collected),

@@ -75,11 +75,15 @@ impl Part {
 
 /// All parts of a task, those of no length included: they add up to its total.
 pub(crate) fn parts(sheet: &Sheet<'_>, task: &SlowTask) -> [Part; 11] {
+    // Tasks right behind each other are noted as one: some of them may have been before the wait.
     let behind = |of: &Behind, where_: String| {
-        let more = if of.tasks == u16::MAX { " or more" } else { "" };
         (of.ticks != 0).then(|| {
             let tasks = units::counted(of.tasks.into(), "task");
-            format!("{tasks}{more}{where_}, longest {}", sheet.handler(of.handler_id))
+            format!(
+                "{}{tasks}{where_}, longest {}",
+                if of.tasks == 1 { "" } else { "at most " },
+                sheet.handler(of.handler_id)
+            )
         })
     };
     let faults = (task.minor_faults != 0 || task.major_faults != 0).then(|| {

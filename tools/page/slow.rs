@@ -27,7 +27,7 @@ pub(crate) fn section(sheet: &Sheet<'_>) -> Markup {
                     (shown.len()) " of " (counted(slow.len() as u64)) ". A bar is the whole time of its task, the same width for each: first its wait, \
                      hatched, then its run. Letters and words say what each part is."
                 }
-                @for task in shown { (bar(sheet, task)) }
+                div.bars { @for task in shown { (bar(sheet, task)) } }
                 (table("Parts of a slow task", &[("letter", false), ("of", false), ("part", false), ("means", false)], &legend()))
             }
             // The hatching of all bars.

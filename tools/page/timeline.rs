@@ -174,6 +174,7 @@ fn picture(timeline: &Timeline, span: Span, what: &str) -> Markup {
         .collect();
     let plot = if decades.is_some() { PLOT + 24.0 } else { 0.0 };
     let bottom = plot + ROW * rows.len() as f64;
+    let top = if decades.is_some() { 20.0 } else { 0.0 };
     let length = span.to - span.from;
     html! {
         figure {
@@ -185,7 +186,7 @@ fn picture(timeline: &Timeline, span: Span, what: &str) -> Markup {
                 }
                 @for (place, anchor) in [(0.0, "start"), (0.25, "middle"), (0.5, "middle"), (0.75, "middle"), (1.0, "end")] {
                     @let at = across(LEFT + (RIGHT - LEFT) * place);
-                    line.grid x1=(at) x2=(at) y1="0" y2=(bottom + 4.0) {}
+                    line.grid x1=(at) x2=(at) y1=(top) y2=(bottom + 4.0) {}
                     text x=(at) y=(bottom + 17.0) text-anchor=(anchor) { (before((length as f64 * (1.0 - place)) as u64)) }
                 }
                 text x=(across(LEFT)) y=(bottom + 31.0) { (time_of_day(span.from)) }
@@ -200,7 +201,7 @@ fn before(ns: u64) -> String {
 }
 
 fn slow_plot(slow: &[&Point], decades: Decades, x: &impl Fn(u64) -> String) -> Markup {
-    let y = |ns: u64| 22.0 + (PLOT - 8.0) * (1.0 - decades.place(ns));
+    let y = |ns: u64| 34.0 + (PLOT - 20.0) * (1.0 - decades.place(ns));
     html! {
         text.row x="0" y="12" { (units::counted(slow.len() as u64, "slow task")) ", by how long from submit to end" }
         @for ns in decades.powers() {
