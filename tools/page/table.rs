@@ -22,9 +22,9 @@ pub(crate) fn table(caption: &str, columns: &[Column], rows: &[Vec<Markup>]) -> 
                     tr {
                         @for (place, (cell, (title, is_number))) in row.iter().zip(columns).enumerate() {
                             @if place == 0 {
-                                th scope="row" data-title=(title) { (cell) }
+                                th scope="row" data-title=(title) { div { (cell) } }
                             } @else {
-                                td data-title=(title) class=[is_number.then_some("number")] { (cell) }
+                                td data-title=(title) class=[is_number.then_some("number")] { div { (cell) } }
                             }
                         }
                     }
