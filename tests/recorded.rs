@@ -99,7 +99,10 @@ impl Ledger {
         let mut begun = Instant::now();
         loop {
             let is_over = is_over();
-            while !is_over {
+            loop {
+                if is_over {
+                    break;
+                }
                 let plan = Plan::of(self.lane, submitted);
                 match client.try_submit(&TaskDescriptor::new(plan.handler_id), &plan.payload) {
                     Ok(task) => {

@@ -31,13 +31,14 @@ use crate::units::counted;
 type Check = (&'static str, &'static str, fn(&Case<'_>) -> Finding);
 
 /// Every check, in the order in which they are printed.
-const CHECKS: [Check; 21] = [
+const CHECKS: [Check; 22] = [
     ("instance", "whether a sidecar serves the instance, or may", files::instance),
     ("abi", "whether another build made the files", files::abi),
     ("owner", "whether names of the instance are somebody else's, or no files", files::owner),
     ("sizes", "whether the files were made as they are asked for", files::sizes),
     ("leftovers", "files that nobody serves", files::leftovers),
     ("shm_size", "room in /dev/shm for all lanes", files::shm_size),
+    ("recording", "what times, slow tasks, events and errors take of /dev/shm", files::recording),
     ("shm_mode", "whether others can remove files from /dev/shm", files::shm_mode),
     ("remove_ipc", "whether systemd-logind removes the files at logout", logind::remove_ipc),
     ("cpus", "whether the workers' CPUs are there, allowed and free", cpus::cpus),
@@ -337,12 +338,12 @@ mod tests {
         let diagnosis = tree.look(&Settings::default(), |_| {});
         assert_eq!(diagnosis.count(State::Ok), CHECKS.len(), "{}", diagnosis.text());
         assert!(diagnosis.is_sound());
-        assert!(diagnosis.text().ends_with("\ninstance default: 0 errors, 21 ok\n"), "{}", diagnosis.text());
+        assert!(diagnosis.text().ends_with("\ninstance default: 0 errors, 22 ok\n"), "{}", diagnosis.text());
         let json: Value = serde_json::from_str(&diagnosis.json()).unwrap();
         let keys: Vec<&str> =
             json["checks"].as_array().unwrap().iter().map(|check| check["key"].as_str().unwrap()).collect();
         assert_eq!(keys, CHECKS.map(|(key, ..)| key), "keys are stable, and every check is there");
-        assert_eq!((&json["counts"]["ok"], &json["counts"]["error"]), (&21.into(), &0.into()));
+        assert_eq!((&json["counts"]["ok"], &json["counts"]["error"]), (&22.into(), &0.into()));
     }
 
     #[test]

@@ -29,6 +29,7 @@ use crate::dump_records::{records_json, records_text};
 use crate::dump_text::{listed_text, shown_text};
 use crate::exit::{FAILED, USAGE, failed};
 use crate::metrics::{TextfileError, write_textfile};
+use crate::page::{PageError, Taken, page, write_page};
 use crate::sample::{Change, Sample, SampleError};
 use crate::save::{SaveError, save, saved_at};
 use crate::top::{TopError, top};
@@ -75,6 +76,8 @@ enum DumpError {
     Save(#[from] SaveError),
     #[error(transparent)]
     Metrics(#[from] TextfileError),
+    #[error(transparent)]
+    Page(#[from] PageError),
     #[error("{view} looks at what is in /dev/shm, not at a copy; leave out --from{cure}")]
     NotOfCopies { view: &'static str, cure: &'static str },
     #[error("top is for people; a program reads: shm-dump watch --json")]
@@ -91,6 +94,7 @@ impl DumpError {
             Self::NoView { .. }
             | Self::NotOfCopies { .. }
             | Self::NotForPrograms
+            | Self::Page(PageError::Json { .. } | PageError::NoFile { .. })
             | Self::Metrics(TextfileError::Json { .. })
             | Self::Top(TopError::NoTerminal(_)) => USAGE,
             _ => FAILED,
@@ -254,6 +258,7 @@ fn dump(cli: &Cli) -> Result<String, DumpError> {
             Ok(write_textfile(open(from, instance.as_ref())?.look(), out.as_deref(), cli.json)?)
         }
         Some(View::Schema) => Ok(SCHEMA.to_owned()),
+        Some(View::Report { instance, out }) => report(cli, instance.as_ref(), out),
         Some(View::Other(words)) => Err(no_view(words)),
     }
 }
@@ -295,6 +300,19 @@ fn why(cli: &Cli, instance: &InstanceName, lane: u32, position: u64) -> Result<S
     } else {
         why_text(&shown, lane, position, &known)
     })
+}
+
+fn report(cli: &Cli, instance: Option<&InstanceName>, out: &Path) -> Result<String, DumpError> {
+    let inspector = open(cli.from.as_deref(), instance)?;
+    let view = inspector.look();
+    if cli.json {
+        return Err(PageError::Json { instance: view.instance.to_string() }.into());
+    }
+    let taken = match &cli.from {
+        Some(from) => Taken { at_ns: saved_at(&view.instance, from), folder: Some(from.display().to_string()) },
+        None => Taken { at_ns: Some(realtime_ns()), folder: None },
+    };
+    Ok(write_page(page(&view, &inspector.recorded(), &taken), out)?)
 }
 
 fn show_list(cli: &Cli, only: Option<&InstanceName>) -> Result<String, DumpError> {

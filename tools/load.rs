@@ -20,11 +20,12 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 
 use crate::exit::{FAILED, INTERRUPTED, USAGE, print};
+use crate::handlers::SPIN_NS_MAX;
 use crate::load::report::Report;
-use crate::load::stream::{Pace, Seen, Span, Stream, StreamEnd};
+use crate::load::stream::{Pace, Seen, Span, Spin, Stream, StreamEnd};
 use crate::producer::idle;
 use crate::served::{Served, ServedError, connect, parse_owner};
-use crate::units::{counted, parse_bytes};
+use crate::units::{counted, parse_bytes, parse_time};
 
 pub(crate) use report::KEYS;
 
@@ -41,6 +42,7 @@ const SECONDS_MAX: f64 = 31.0 * 86_400.0;
 pub(crate) const EXAMPLES: &str = "  executord load                                  a round trip at a time with instance `default`\n  \
        executord load orders --window 64 --producers 2 throughput\n  \
        executord load orders --rate 100000             latency at a load that does not wait for the answers\n  \
+       executord load orders --window 4 --spin 20ms     every hundredth task holds up those behind it\n  \
        executord load --handler sha256 --bytes 256 --json | jq .latency_ns";
 
 /// What to send.
@@ -68,6 +70,15 @@ pub(crate) struct LoadArgs {
     /// when a task was due.
     #[arg(long, value_name = "TASKS", conflicts_with = "window", value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     rate: Option<u64>,
+    /// Send every so many tasks one that keeps the worker busy for so long (handler `spin`, whatever --handler says).
+    #[arg(long, value_name = "TIME", value_parser = parse_spin)]
+    spin: Option<Duration>,
+    /// How many tasks of a producer there are to one of --spin, itself included.
+    #[arg(long, value_name = "N", default_value_t = 100, requires = "spin", value_parser = clap::value_parser!(u64).range(1..))]
+    every: u64,
+    /// Leave the answers where they are for so long after the start, like a producer that is busy with other things.
+    #[arg(long, value_name = "TIME", value_parser = parse_time, requires = "rate")]
+    collect_after: Option<Duration>,
     /// Threads that send, each through a lane of its own.
     #[arg(long, value_name = "N", default_value = "1")]
     producers: NonZeroU32,
@@ -78,6 +89,13 @@ pub(crate) struct LoadArgs {
     /// Print the report as one JSON object; --help tells its keys.
     #[arg(long)]
     json: bool,
+}
+
+fn parse_spin(text: &str) -> Result<Duration, String> {
+    let most = Duration::from_nanos(SPIN_NS_MAX);
+    Some(parse_time(text)?)
+        .filter(|time| *time <= most)
+        .ok_or_else(|| format!("too long; a spin takes {} s at most", most.as_secs()))
 }
 
 fn parse_seconds(text: &str) -> Result<f64, String> {
@@ -136,6 +154,10 @@ pub(crate) fn load(arguments: &LoadArgs) -> Result<u8, LoadError> {
     if arguments.rate.is_none() && arguments.window > geometry.capacity {
         return Err(LoadError::Window { window: arguments.window, capacity: geometry.capacity });
     }
+    let spin = arguments
+        .spin
+        .map(|time| served.handler("spin").map(|row| Spin { handler: row.id, every: arguments.every, time }))
+        .transpose()?;
     let producers = arguments.producers.get() as usize;
     let places = Places::new(&arguments.cpus, producers, &served)?;
     let stop = listen().map_err(LoadError::Signals)?;
@@ -172,7 +194,10 @@ pub(crate) fn load(arguments: &LoadArgs) -> Result<u8, LoadError> {
                 gate.wait();
                 let span = *span.get_or_init(span_of);
                 let end = match pinned {
-                    Ok(()) => Stream::new(client, id, payload, places.idle, span, stop).run(pace),
+                    Ok(()) => {
+                        let stream = Stream::new(client, id, payload, places.idle, span, stop);
+                        stream.spinning(spin).collecting_after(arguments.collect_after).run(pace)
+                    }
                     Err(error) => (Seen::default(), StreamEnd::Failed(error.to_string())),
                 };
                 let _ = sender.send(end);
@@ -208,6 +233,8 @@ pub(crate) fn load(arguments: &LoadArgs) -> Result<u8, LoadError> {
         sidecar_cpus: places.workers,
         window: arguments.rate.is_none().then_some(arguments.window.into()),
         rate: arguments.rate,
+        spin,
+        collect_after: arguments.collect_after,
         timed,
         clock,
         warm_up_ns,

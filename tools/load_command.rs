@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use executor_client::InstanceName;
 use executor_core::cpu::allowed_cpus;
+use executor_shm::inspect::Inspector;
 use executor_shm::layout::lane as lane_words;
+use executord::handlers::{ECHO, SPIN};
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -265,7 +267,7 @@ fn producers_that_share_a_cpu_are_told_so() {
 #[test]
 fn what_cannot_be_measured_is_refused_in_one_line_with_the_cure() {
     let sidecar = Sidecar::start(&instance("wrong"), &["--lanes", "2", "--capacity", "64"]);
-    let cases: [(&[&str], i32, &str); 13] = [
+    let cases: [(&[&str], i32, &str); 17] = [
         (&["--handler", "nix"], 2, "sha256-block (5)"),
         (&["--handler", "spin", "--bytes", "9"], 2, "leave --bytes out"),
         (&["--bytes", "4KiB"], 2, "--request-bytes"),
@@ -273,6 +275,10 @@ fn what_cannot_be_measured_is_refused_in_one_line_with_the_cure() {
         (&["--window", "65"], 2, "64 slots"),
         (&["--window", "0"], 2, "1..=65536"),
         (&["--window", "2", "--rate", "2"], 2, "--rate"),
+        (&["--spin", "61s"], 2, "60 s at most"),
+        (&["--every", "5"], 2, "--spin"),
+        (&["--spin", "1s", "--every", "0"], 2, "1.."),
+        (&["--collect-after", "1s"], 2, "--rate"),
         (&["--rate", "0"], 2, "1..=100000000"),
         (&["--seconds", "0"], 2, "0.5"),
         (&["--seconds", "soon"], 2, "0.5"),
@@ -289,4 +295,43 @@ fn what_cannot_be_measured_is_refused_in_one_line_with_the_cure() {
     for part in ["executord load orders --rate", "latency_ns", "130", "[default: echo]"] {
         assert!(help.contains(part), "{help}\n does not say {part}");
     }
+}
+
+#[test]
+fn long_tasks_in_between_are_sent_and_hold_up_those_behind_them() {
+    let sidecar = Sidecar::start(&instance("between"), &[]);
+    let report = measure(&sidecar, &["--window", "4", "--spin", "5ms", "--every", "10"]);
+    assert_eq!((&report["spin_ns"], &report["every"]), (&5_000_000.into(), &10.into()), "{report:#}");
+    assert!(report["latency_ns"]["max"].as_u64() >= Some(5_000_000), "{report:#}");
+    let inspector = Inspector::open(&sidecar.instance).unwrap();
+    let ended = |name: &str| {
+        let handlers = inspector.look().handlers;
+        handlers.iter().find(|handler| handler.row.name == name).unwrap().by_status.iter().sum::<u64>()
+    };
+    let (echo, spin) = (ended("echo"), ended("spin"));
+    assert_eq!(spin, (echo + spin) / 10, "one in ten: {spin} of {}", echo + spin);
+    eventually("a task behind a long one", || {
+        inspector.recorded().slow.iter().any(|task| (task.handler_id, task.behind_lane.handler_id) == (ECHO, SPIN))
+    });
+    let text = load(&sidecar.instance, &["--seconds", "0.1", "--spin", "1ms"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&text.stdout).contains("one task in 100 was a spin of 1.00 ms"), "{text:?}");
+}
+
+#[test]
+fn answers_that_are_left_where_they_are_fill_the_lane() {
+    let sidecar = Sidecar::start(&instance("left"), &["--capacity", "64"]);
+    let child = start(&sidecar, &["--rate", "10000", "--collect-after", "60m"]);
+    let inspector = Inspector::open(&sidecar.instance).unwrap();
+    eventually("a lane full of answers, and a submit that is refused", || {
+        inspector.look().lanes.iter().any(|lane| {
+            let producer = lane.producer.unwrap_or_default();
+            lane.completed == Some(64) && lane.depth == Some(0) && producer.credited == 0 && producer.rejected > 0
+        })
+    });
+    signal(&child, Signal::SIGINT);
+    let report = json_of(&child.wait_with_output().unwrap());
+    assert_eq!(report["collect_after_ns"], 3_600_000_000_000u64, "{report:#}");
+    let report = measure(&sidecar, &["--rate", "1000", "--collect-after", "100ms"]);
+    let tasks = report["tasks"].as_u64().unwrap() + report["unsent"].as_u64().unwrap();
+    assert_eq!(tasks, 200, "they are collected later, and in the end all of them: {report:#}");
 }

@@ -189,6 +189,39 @@ mod tests {
     }
 
     #[test]
+    fn every_command_of_the_guide_to_a_slow_system_is_one_that_the_programs_take() {
+        let page = include_str!("../docs/reading-a-slow-system.md");
+        let shown = page.lines().filter_map(|line| line.strip_prefix("$ "));
+        let in_text = page.split('`').skip(1).step_by(2).filter(|code| !code.contains('\n'));
+        let is_command = |text: &&str| text.starts_with("executord ") || text.starts_with("shm-dump ");
+        let commands: Vec<String> =
+            shown.chain(in_text).filter(is_command).map(|text| text.replace("LANE POSITION", "0 1")).collect();
+        assert!(commands.len() >= 15, "{commands:?}");
+        for command in commands {
+            let words = command.split_whitespace();
+            let taken = match command.starts_with("executord ") {
+                true => crate::cli::Cli::command().try_get_matches_from(words).map(drop),
+                false => crate::dump::Cli::command().try_get_matches_from(words).map(drop),
+            };
+            assert!(taken.is_ok(), "{command}: {}", taken.unwrap_err());
+        }
+        // What no view takes is an `Other`, which would take anything.
+        let views = crate::dump::Cli::command();
+        for command in page.split("shm-dump ").skip(1) {
+            let view: String = command.chars().take_while(|letter| letter.is_ascii_alphanumeric() || *letter == '-').collect();
+            let is_view = view.is_empty() || views.find_subcommand(&view).is_some();
+            assert!(is_view, "shm-dump has no view {view}");
+        }
+        for flag in page.split('`').skip(1).step_by(2).filter(|code| code.starts_with("--")) {
+            let name = flag.split_whitespace().next().unwrap_or_default().trim_start_matches('-');
+            let programs = [crate::cli::Cli::command(), crate::dump::Cli::command()];
+            let has = |command: &Command| command.get_arguments().any(|it| it.get_long() == Some(name));
+            let is_known = programs.iter().any(|program| has(program) || program.get_subcommands().any(has));
+            assert!(is_known, "nothing takes --{name}");
+        }
+    }
+
+    #[test]
     fn every_shell_completes_every_subcommand_and_every_option() {
         for program in PROGRAMS {
             for &shell in Shell::value_variants() {

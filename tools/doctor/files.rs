@@ -5,6 +5,9 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 
+use executor_core::histogram::BUCKETS;
+use executor_core::meter::MeterLayout;
+use executor_core::recorder::{self, RECORDER_WORDS, SLOW_WORDS, SLOWEST};
 use executor_shm::InstanceName;
 use executor_shm::files::DIRECTORY;
 use executor_shm::inspect::{InspectError, Inspection};
@@ -143,6 +146,24 @@ pub(crate) fn shm_size(case: &Case<'_>) -> Finding {
         .with("lanes", lanes)
         .with("need_bytes", all)
         .with("lanes_fit", fit)
+}
+
+/// What recording takes of `status`; the formula is that of [`recorder::bytes`].
+pub(crate) fn recording(case: &Case<'_>) -> Finding {
+    let geometry = case.view.as_ref().map_or(case.geometry, |view| view.geometry);
+    let layout = geometry.meter_layout();
+    let (recorded, all) = (recorder::bytes(&layout) as u64, geometry.status_bytes() as u64);
+    let MeterLayout { workers, handlers, lanes } = layout;
+    let fact = format!(
+        "histograms and recorders take {} of status's {}: 8 * ({workers} * {handlers} * (2 * {BUCKETS} + {SLOWEST} * {SLOW_WORDS}) + \
+         {lanes} * {BUCKETS} + ({workers} + 1) * {RECORDER_WORDS}) bytes, with room for {}, {} and {}",
+        bytes(recorded),
+        bytes(all),
+        counted(workers as u64, "worker"),
+        counted(handlers as u64, "handler"),
+        counted(lanes as u64, "lane"),
+    );
+    Finding::ok(fact).with("recording_bytes", recorded).with("status_bytes", all)
 }
 
 /// What an instance takes besides its lanes.

@@ -230,6 +230,18 @@ pub(super) enum View {
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
+    /// One page for a browser: latencies, what happened over time, lanes, slow tasks with what they waited for, errors.
+    #[command(after_help = examples(
+        "  shm-dump report orders --out orders.html\n  \
+           shm-dump report --from saved --out - > saved.html"
+    ))]
+    Report {
+        /// The instance [default: the only living one, with --from the only one, or `default`].
+        instance: Option<InstanceName>,
+        /// Write to this file, in one step; `-` is standard output.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
     /// Print the JSON Schema of what every view prints with --json: each key, its unit, when it is null.
     #[command(after_help = examples("  shm-dump schema | jq '.[\"$defs\"].lane.properties'"))]
     Schema,

@@ -1,11 +1,12 @@
 //! What a load measured, for people and for programs. Pure: numbers in, text out.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use executor_core::{Clock, Status};
 use serde_json::{Map, Value, json};
 
-use crate::load::stream::Seen;
+use crate::load::stream::{Seen, Spin};
 use crate::times::Samples;
 use crate::units::{bytes, count, counted, nanoseconds, per_second};
 
@@ -14,6 +15,8 @@ pub(crate) const KEYS: &str = "JSON keys, times in nanoseconds:
   instance, handler, handler_id, request_bytes, producers, clock
   cpus, sidecar_cpus       the producers' CPUs (null: not pinned) and the workers'
   window, rate             what was asked; null is the other kind of loop
+  spin_ns, every           how long a task in between takes, and how many tasks there are to one; null without --spin
+  collect_after_ns         how long answers were left where they are; null without --collect-after
   warm_up_ns, elapsed_ns   before the measurement, not counted; from its begin to the last answer
   tasks, tasks_per_second  tasks of the measurement that were answered
   by_status                the same by how they ended
@@ -48,6 +51,8 @@ pub(crate) struct Report {
     pub(crate) sidecar_cpus: Vec<u32>,
     pub(crate) window: Option<u64>,
     pub(crate) rate: Option<u64>,
+    pub(crate) spin: Option<Spin>,
+    pub(crate) collect_after: Option<Duration>,
     /// Whether tasks carry stamps.
     pub(crate) timed: bool,
     pub(crate) clock: Clock,
@@ -125,6 +130,9 @@ impl Report {
             "clock": self.clock.source().name(),
             "window": self.window,
             "rate": self.rate,
+            "spin_ns": self.spin.map(|spin| spin.time.as_nanos() as u64),
+            "every": self.spin.map(|spin| spin.every),
+            "collect_after_ns": self.collect_after.map(|time| time.as_nanos() as u64),
             "warm_up_ns": self.warm_up_ns,
             "elapsed_ns": self.elapsed_ns,
             "tasks": seen.tasks(),
@@ -181,6 +189,17 @@ impl Report {
             self.statuses(),
             nanoseconds(self.warm_up_ns),
         );
+        if let Some(Spin { every, time, .. }) = self.spin {
+            let _ =
+                writeln!(text, "one task in {} was a spin of {}", count(every), nanoseconds(time.as_nanos() as u64));
+        }
+        if let Some(time) = self.collect_after {
+            let _ = writeln!(
+                text,
+                "answers were collected from {} after the start on",
+                nanoseconds(time.as_nanos() as u64)
+            );
+        }
         if let Some(note) = &self.note {
             let _ = writeln!(text, "note: {note}");
         }
@@ -278,6 +297,8 @@ mod tests {
             sidecar_cpus: vec![1],
             window: rate.is_none().then_some(1),
             rate,
+            spin: None,
+            collect_after: None,
             timed: false,
             clock: Clock::new(ClockSource::Monotonic, calibration),
             warm_up_ns: 500_000_000,

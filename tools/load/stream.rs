@@ -5,6 +5,7 @@
 //! every task that was due meanwhile, as it would cost clients that do not wait for each other.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
 
 use executor_client::{Client, LaneStatus, SubmitError, TaskDescriptor};
 use executor_core::idle::{Idle, IdleStrategy};
@@ -39,6 +40,17 @@ pub(crate) enum Pace {
         /// This one, from 0.
         stream: u64,
     },
+}
+
+/// A task in between that takes long.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Spin {
+    /// The handler that takes as long as its request says, in nanoseconds.
+    pub(crate) handler: u32,
+    /// Tasks to one of these, itself included.
+    pub(crate) every: u64,
+    /// How long it takes.
+    pub(crate) time: Duration,
 }
 
 /// From when to when tasks count, in ticks; from the start to `from` is the warm-up.
@@ -163,6 +175,11 @@ pub(crate) struct Stream<'a> {
     span: Span,
     /// Whether user data says when a task was due; its own stamp does otherwise.
     carries_due: bool,
+    /// The long task, its request, and to how many tasks there is one.
+    spin: Option<(TaskDescriptor, [u8; 8], u64)>,
+    /// Answers are left where they are until then, in ticks.
+    collect_from: u64,
+    sent: u64,
     stop: &'a AtomicBool,
     idle: Idle,
     misses: u32,
@@ -189,6 +206,9 @@ impl<'a> Stream<'a> {
             clock,
             span,
             carries_due: true,
+            spin: None,
+            collect_from: 0,
+            sent: 0,
             stop,
             idle: Idle::new(idle),
             misses: 0,
@@ -196,6 +216,22 @@ impl<'a> Stream<'a> {
             in_flight: 0,
             seen: Seen::default(),
         }
+    }
+
+    /// The same with long tasks in between.
+    pub(crate) fn spinning(mut self, spin: Option<Spin>) -> Self {
+        self.spin = spin.map(|spin| {
+            let ns = u64::try_from(spin.time.as_nanos()).unwrap_or(u64::MAX);
+            (TaskDescriptor::new(spin.handler), ns.to_le_bytes(), spin.every)
+        });
+        self
+    }
+
+    /// The same, collecting nothing for so long after the start.
+    pub(crate) fn collecting_after(mut self, time: Option<Duration>) -> Self {
+        let ns = time.map_or(0, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+        self.collect_from = self.span.start.saturating_add(self.clock.ns_to_ticks(ns));
+        self
     }
 
     /// Sends and collects until the end.
@@ -296,8 +332,13 @@ impl<'a> Stream<'a> {
     /// Submits a task; `false` if the lane is full.
     #[inline(always)]
     fn submit(&mut self, due: u64) -> Result<bool, StreamEnd> {
-        match self.client.try_submit(&self.task.user_data(due), self.payload) {
+        let (task, payload) = match &self.spin {
+            Some((task, request, every)) if (self.sent + 1).is_multiple_of(*every) => (*task, &request[..]),
+            _ => (self.task, self.payload),
+        };
+        match self.client.try_submit(&task.user_data(due), payload) {
             Ok(_) => {
+                self.sent += 1;
                 self.in_flight += 1;
                 Ok(true)
             }
@@ -309,6 +350,12 @@ impl<'a> Stream<'a> {
     /// Takes the next answer, if there is one; returns when it was read.
     #[inline(always)]
     fn collect(&mut self) -> Result<Option<u64>, StreamEnd> {
+        if self.collect_from != 0 {
+            if self.clock.now() < self.collect_from {
+                return Ok(None);
+            }
+            self.collect_from = 0;
+        }
         let completion = match self.client.try_collect() {
             Ok(Some(completion)) => completion,
             Ok(None) => return Ok(None),
