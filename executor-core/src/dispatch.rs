@@ -414,7 +414,11 @@ impl<M: Deref<Target = [AtomicU64]>> Desk<M> {
         let run = completed_at.saturating_sub(started_at);
         meter::bump(&worker[WorkerWord::BusyTicks as usize], run);
         meter::bump(&handler[COUNTS + BUCKETS + bucket_of(run)], 1);
-        self.notes.took(dense, started_at, run);
+        // A clock that went back makes it the longest of all, so that costs no look of its own.
+        if self.notes.is_long(completed_at.wrapping_sub(started_at)) {
+            let place = (served.facts.lane, served.lane.position().wrapping_sub(1));
+            self.notes.took_long(&self.meter, dense, place, [started_at, completed_at]);
+        }
         let mut waits_since = started_at;
         if submitted_at != 0 {
             // The producer's stamp is its own word: held between its attach and the start.
@@ -441,10 +445,6 @@ impl<M: Deref<Target = [AtomicU64]>> Desk<M> {
         (request_bytes, response_bytes): (u32, u32),
     ) {
         let position = served.lane.position().wrapping_sub(1);
-        if completed_at < started_at {
-            let values = [position, started_at - completed_at];
-            self.notes.tell(&self.meter, EventKind::ClockBack, served.facts.lane, &values);
-        }
         let task = SlowTask {
             task_id: TaskId::new(served.facts.lane, served.facts.base.wrapping_add(position)).as_u64(),
             lane: served.facts.lane,

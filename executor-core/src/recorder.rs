@@ -302,9 +302,41 @@ impl<'a, F: Fn(usize) -> u64> Reader<'a, F> {
         self.rows(self.layout.recorder(recorder) + ERRORS_AT, ERRORS, ErrorEntry::from_words)
     }
 
+    /// How many errors of a recorder's worker are told apart now, those that are being written included.
+    pub fn errors_told(&self, recorder: usize) -> u64 {
+        let begin = self.layout.recorder(recorder) + ERRORS_AT;
+        (0..ERRORS).filter(|row| (self.load)(begin + row * ERROR_WORDS + 1) != 0).count() as u64 // their key
+    }
+
     /// A word of a recorder's head.
     pub fn head(&self, recorder: usize, word: HeadWord) -> u64 {
         (self.load)(self.layout.recorder(recorder) + word as usize)
+    }
+
+    /// Hands over a copy of every row, and where it is, for whoever copied its words one by one: a row that is not whole has
+    /// no number.
+    pub fn copy_rows(&self, mut keep: impl FnMut(usize, &[u64])) {
+        for recorder in 0..=self.layout.workers {
+            let begin = self.layout.recorder(recorder);
+            for row in 0..EVENTS + SLEEPS {
+                self.copy_row::<EVENT_WORDS>(begin + HEAD_WORDS + row * EVENT_WORDS, &mut keep);
+            }
+            (0..SLOW_TASKS).for_each(|row| self.copy_row::<SLOW_WORDS>(begin + SLOW_AT + row * SLOW_WORDS, &mut keep));
+            (0..ERRORS).for_each(|row| self.copy_row::<ERROR_WORDS>(begin + ERRORS_AT + row * ERROR_WORDS, &mut keep));
+        }
+        for (worker, row) in (0..self.layout.workers).flat_map(|it| (0..self.layout.handlers).map(move |row| (it, row)))
+        {
+            let begin = self.layout.slowest(worker, row);
+            (0..SLOWEST).for_each(|row| self.copy_row::<SLOW_WORDS>(begin + row * SLOW_WORDS, &mut keep));
+        }
+    }
+
+    fn copy_row<const N: usize>(&self, at: usize, keep: &mut impl FnMut(usize, &[u64])) {
+        match self.row::<N>(at) {
+            Row::Whole(words) => keep(at, &words),
+            Row::Torn => keep(at, &std::array::from_fn::<u64, N, _>(|word| u64::from(word != 0))),
+            Row::Unused => keep(at, &[0; N]),
+        }
     }
 
     fn rows<const N: usize, T>(&self, begin: usize, count: usize, parse: impl Fn([u64; N]) -> T) -> Rows<T> {
@@ -370,4 +402,81 @@ fn count(meter: &[AtomicU64], recorder: usize, word: HeadWord, number: u64) {
 /// A reader of words in this process.
 pub fn reader<'a>(layout: &'a MeterLayout, words: &'a [AtomicU64]) -> Reader<'a, impl Fn(usize) -> u64 + 'a> {
     Reader::new(layout, move |at| words.get(at).map_or(0, |word| word.load(Acquire)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicBool;
+
+    const LAYOUT: MeterLayout = MeterLayout { workers: 1, handlers: 1, lanes: 1 };
+
+    /// An event all of whose words tell its number.
+    fn event(number: u64) -> Event {
+        Event::new(EventKind::Started, number).values(&[number; 4])
+    }
+
+    fn is_whole(event: &Event) -> bool {
+        event.values == [event.at; 4] && event.kind == EventKind::Started
+    }
+
+    #[test]
+    fn a_row_that_is_read_while_it_is_written_is_of_one_writing() {
+        let meter = crate::meter::heap(&LAYOUT);
+        let is_over = AtomicBool::new(false);
+        let pen = EventPen::new(&*meter, &LAYOUT, 0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut number = 0;
+                while !is_over.load(Relaxed) {
+                    // Always the same row.
+                    write(&meter, LAYOUT.recorder(0) + HEAD_WORDS, number, &event(number).words());
+                    number += 1;
+                }
+            });
+            let reader = reader(&LAYOUT, &meter);
+            let (mut last, mut changes) = (0, 0);
+            while changes < 20_000 {
+                let rows = reader.events(0);
+                assert!(rows.whole.len() <= 1 && rows.torn <= 1);
+                let mut copied = [0; EVENT_WORDS];
+                reader.copy_rows(|at, words| {
+                    if at == LAYOUT.recorder(0) + HEAD_WORDS {
+                        copied.copy_from_slice(words);
+                    }
+                });
+                let copied = Some(Event::from_words(copied)).filter(|_| copied[0] != 0);
+                for event in rows.whole.into_iter().chain(copied) {
+                    assert!(is_whole(&event) && event.number == event.at, "half of another: {event:?}");
+                    assert!(event.number >= last, "{event:?} after {last}");
+                    changes += u64::from(event.number != last);
+                    last = event.number;
+                }
+            }
+            is_over.store(true, Relaxed);
+        });
+        let before = next(&meter, LAYOUT.recorder(0), HeadWord::Events);
+        pen.write(&event(before));
+        assert_eq!(next(&meter, LAYOUT.recorder(0), HeadWord::Events), before + 1);
+    }
+
+    #[test]
+    fn a_row_whose_writer_died_in_it_is_torn_in_every_copy_and_its_successor_writes_over_it() {
+        let meter = crate::meter::heap(&LAYOUT);
+        let pen = EventPen::new(&*meter, &LAYOUT, 0);
+        (0..3).for_each(|number| pen.write(&event(number)));
+        // The first of all its stores was the last.
+        let row = LAYOUT.recorder(0) + HEAD_WORDS + 3 * EVENT_WORDS;
+        crate::meter::store(&meter, row + 1, 77);
+        let rows = reader(&LAYOUT, &meter).events(0);
+        assert_eq!((rows.whole.len(), rows.torn), (3, 1));
+        let copy = crate::meter::heap(&LAYOUT);
+        reader(&LAYOUT, &meter).copy_rows(|at, words| {
+            words.iter().enumerate().for_each(|(word, &value)| crate::meter::store(&copy, at + word, value));
+        });
+        assert_eq!(reader(&LAYOUT, &copy).events(0), rows);
+        pen.write(&event(3));
+        let rows = reader(&LAYOUT, &meter).events(0);
+        assert_eq!((rows.whole.len(), rows.torn), (4, 0));
+    }
 }

@@ -167,7 +167,7 @@ impl Housekeeping {
             }
             if self.names_lost || self.names_seen.elapsed() >= NAMES_INTERVAL {
                 self.names_seen = Instant::now();
-                self.notes.look_at_clocks();
+                self.notes.look_at_clocks(&self.master);
                 if !self.master.is_intact() {
                     self.tell("the files' names were taken away; stopping without touching what is there now");
                     self.drain(workers);

@@ -230,17 +230,25 @@ impl Notebook {
         self.bounds.get(dense as usize).is_some_and(|&bound| total > bound)
     }
 
-    /// The handler of the task that was started then ran for so long.
+    /// Whether [`took_long`](Self::took_long) is to be told of a run.
     #[inline(always)]
-    pub(crate) fn took(&mut self, dense: u32, started_at: u64, run: u64) {
-        if run > self.ticks.long_run {
-            self.took_long(dense, started_at, run);
-        }
+    pub(crate) fn is_long(&self, run: u64) -> bool {
+        run > self.ticks.long_run
     }
 
+    /// The handler of a task ran [long](Self::is_long), or the clock went back meanwhile.
     #[cold]
     #[inline(never)]
-    fn took_long(&mut self, dense: u32, started_at: u64, run: u64) {
+    pub(crate) fn took_long(
+        &mut self,
+        words: &[AtomicU64],
+        dense: u32,
+        (lane, position): (u32, u64),
+        [started_at, completed_at]: [u64; 2],
+    ) {
+        let Some(run) = completed_at.checked_sub(started_at) else {
+            return self.tell(words, EventKind::ClockBack, lane, &[position, started_at - completed_at]);
+        };
         // Counting is no part of the handler: else, where it takes long as under a tracer, it would ask for itself.
         let counting = self.faults.of(started_at).map_or(0, |(_, counted_at)| counted_at.saturating_sub(started_at));
         if run.saturating_sub(counting) > self.ticks.long_run
@@ -336,6 +344,9 @@ impl Notebook {
     /// The worker slept from `begin` to `end`; `ended_by` is what the event says of it, 0 if it is none.
     #[cold]
     pub(crate) fn slept(&mut self, words: &[AtomicU64], begin: u64, end: u64, ended_by: u64) {
+        if !self.is_on {
+            return;
+        }
         self.watch.slept();
         self.history.slept(begin, end);
         if ended_by != 0 {
@@ -381,6 +392,46 @@ impl Notebook {
                 self.recorder,
                 &self.event(EventKind::Gap, now).values(&[gap, taken, u64::from(preempted.is_some())]),
             );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recorder::reader;
+
+    const LAYOUT: MeterLayout = MeterLayout { workers: 1, handlers: 1, lanes: 1 };
+
+    #[test]
+    fn a_clock_that_went_back_inside_a_task_is_told_however_short_the_task_was() {
+        let meter = meter::heap(&LAYOUT);
+        let clock = Clock::calibrate();
+        let mut notes = Notebook::begin(Recording::default(), true, (&meter, &LAYOUT), 0, &clock, &[]);
+        let end = |notes: &mut Notebook, [started_at, completed_at]: [u64; 2]| {
+            let is_long = notes.is_long(completed_at.wrapping_sub(started_at));
+            if is_long {
+                notes.took_long(&meter, 0, (3, 17), [started_at, completed_at]);
+            }
+            is_long
+        };
+        assert!(!end(&mut notes, [1000, 1001]) && end(&mut notes, [1000, u64::MAX / 2]));
+        assert!(reader(&LAYOUT, &meter).events(0).whole.is_empty());
+        assert!(end(&mut notes, [1000, 999]));
+        let told = reader(&LAYOUT, &meter).events(0).whole;
+        assert_eq!(told.len(), 1);
+        assert_eq!((told[0].kind, told[0].lane, told[0].worker), (EventKind::ClockBack, Some(3), Some(0)));
+        assert_eq!(told[0].values, [17, 1, 0, 0]);
+    }
+
+    #[test]
+    fn a_sleep_is_an_event_only_where_something_is_recorded() {
+        let clock = Clock::calibrate();
+        for (recording, events) in [(Recording::Off, 0), (Recording::default(), 1)] {
+            let meter = meter::heap(&LAYOUT);
+            let mut notes = Notebook::begin(recording, true, (&meter, &LAYOUT), 0, &clock, &[]);
+            notes.slept(&meter, 10, 20, 1);
+            assert_eq!(reader(&LAYOUT, &meter).sleeps(0).whole.len(), events, "{recording:?}");
         }
     }
 }

@@ -38,13 +38,20 @@ impl Notes {
         Event::new(kind, self.clock.now())
     }
 
-    pub(super) fn started(&self, master: &Master, lanes: u32) {
-        let (epoch, pid) = (master.status.load(status::EPOCH), master.status.load(status::PID));
-        self.pen.write(&self.event(EventKind::Started).values(&[epoch, pid, u64::from(lanes)]));
+    /// Records an event, if anything is to be recorded.
+    fn write(&self, master: &Master, event: &Event) {
+        if master.status.load(status::SLOW_AFTER) != 0 {
+            self.pen.write(event);
+        }
     }
 
-    pub(super) fn stopping(&self) {
-        self.pen.write(&self.event(EventKind::Stopping));
+    pub(super) fn started(&self, master: &Master, lanes: u32) {
+        let (epoch, pid) = (master.status.load(status::EPOCH), master.status.load(status::PID));
+        self.write(master, &self.event(EventKind::Started).values(&[epoch, pid, u64::from(lanes)]));
+    }
+
+    pub(super) fn stopping(&self, master: &Master) {
+        self.write(master, &self.event(EventKind::Stopping));
     }
 
     /// A lane is what `word` says from now on.
@@ -55,16 +62,16 @@ impl Notes {
                 let placement = Placement::from_word(master.status.load(gate + status::LANE_PLACEMENT));
                 let owner = master.status.load(gate + status::LANE_OWNER);
                 let event = self.event(EventKind::LaneTaken).lane(lane).worker(placement.worker);
-                self.pen.write(&event.values(&[word.nonce(), owner, placement.priority as u64]));
+                self.write(master, &event.values(&[word.nonce(), owner, placement.priority as u64]));
             }
-            Some(LaneState::Draining) => self.pen.write(&self.event(EventKind::LaneLeft).lane(lane)),
+            Some(LaneState::Draining) => self.write(master, &self.event(EventKind::LaneLeft).lane(lane)),
             Some(LaneState::Poisoned) => {
                 let event = self.event(EventKind::LanePoisoned).lane(lane);
-                self.pen.write(&event.values(&[u64::from(word.reason())]));
+                self.write(master, &event.values(&[u64::from(word.reason())]));
             }
             // Not of one that is made for the first time.
             Some(LaneState::Free) if master.status.load(gate + status::LANE_RESETS) != 0 => {
-                self.pen.write(&self.event(EventKind::LaneReset).lane(lane).values(&[word.nonce()]));
+                self.write(master, &self.event(EventKind::LaneReset).lane(lane).values(&[word.nonce()]));
             }
             _ => {}
         }
@@ -72,7 +79,7 @@ impl Notes {
 
     /// Compares the clock of the stamps with CLOCK_MONOTONIC: a machine that was suspended or moved, or a counter that is not
     /// what it was when it was calibrated.
-    pub(super) fn look_at_clocks(&mut self) {
+    pub(super) fn look_at_clocks(&mut self, master: &Master) {
         let (ticks, monotonic) = (self.clock.now(), Instant::now());
         let (ticks_before, monotonic_before) = std::mem::replace(&mut self.looked, (ticks, monotonic));
         if self.clock.source() == ClockSource::Monotonic {
@@ -81,7 +88,7 @@ impl Notes {
         let by_stamps = self.clock.ticks_to_ns(ticks.saturating_sub(ticks_before));
         let by_kernel = monotonic.saturating_duration_since(monotonic_before).as_nanos() as u64;
         if are_apart(by_stamps, by_kernel) {
-            self.pen.write(&self.event(EventKind::ClockApart).values(&[by_stamps, by_kernel]));
+            self.write(master, &self.event(EventKind::ClockApart).values(&[by_stamps, by_kernel]));
         }
     }
 }

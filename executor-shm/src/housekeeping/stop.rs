@@ -48,7 +48,7 @@ impl Housekeeping {
     /// A kill with manners: what is committed is served, the files go only if nobody can miss them.
     pub(super) fn stop(&mut self, workers: Vec<JoinHandle<bool>>) -> Ending {
         self.master.set_state(InstanceState::Closing);
-        self.notes.stopping();
+        self.notes.stopping(&self.master);
         if !self.drain(workers) {
             return self.keep_files();
         }

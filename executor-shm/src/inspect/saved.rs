@@ -9,10 +9,12 @@
 //!   agree with that. For a task is looked at after those behind it, and a task is never started before those ahead ended.
 //! - S3: every count is whole. Those of `status` are of one moment after all lanes, so they may be ahead of the rows; lanes
 //!   are from different moments.
+//! - S4: a row of the flight recorder is whole, or it is torn as one whose writer died in it.
 //!
 //! Buffers are left out: they may hold secrets, and no view shows them. What lies in a record itself is there.
 
 use executor_core::record::{COMMIT, WORDS};
+use executor_core::recorder::Reader;
 
 use super::records::{Phase, Rings, TaskView};
 use super::{Inspector, LaneFiles};
@@ -155,6 +157,10 @@ impl Inspector {
             keep(SavedFile { name: self.instance.journal(), bytes: words.len() as u64 * 8, words })?;
         }
         let mut words = all(&self.status);
+        let (layout, meter) = (self.geometry.meter_layout(), self.geometry.meter());
+        Reader::new(&layout, |at| self.status.load_commit(meter + at)).copy_rows(|at, row| {
+            row.iter().enumerate().for_each(|(word, &value)| put(&mut words, meter + at + word, value)); // S4
+        });
         for (lane, row) in rows {
             let gate = self.geometry.gate(lane);
             put(&mut words, gate + status::GATE_STATE, row.word.word());
