@@ -4,6 +4,7 @@
 //! from slightly different moments. Where two of them would contradict each other the later one is clamped.
 
 mod list;
+mod producer;
 mod recorded;
 mod records;
 mod saved;
@@ -29,10 +30,11 @@ use crate::status::{self as table, HandlerRow, Placement};
 use crate::words::Words;
 
 pub use list::{Listed, cpus_in_use, cpus_in_use_beside, list, list_copies};
+pub use producer::ProducerView;
 pub use recorded::Recorded;
 pub use records::{LaneRecords, Phase, TaskRow, TaskView};
 pub use saved::{Saved, SavedFile};
-pub use worker::{Gap, SLEEP_LANES, SleepView, TimeView, WorkerView};
+pub use worker::{ErrorsView, Gap, SLEEP_LANES, SleepView, TimeView, WorkerView};
 
 /// Why an instance cannot be looked at.
 #[derive(Debug, thiserror::Error)]
@@ -91,19 +93,6 @@ pub struct InFlightView {
     pub started_at: u64,
     /// Which attempt this is.
     pub attempt: u16,
-}
-
-/// What the owner of a lane says of itself, for people: it may say anything.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ProducerView {
-    /// Tasks it submitted.
-    pub submitted: u64,
-    /// Completions its program took.
-    pub collected: u64,
-    /// Positions below this are taken, or nobody wants them.
-    pub credited: u64,
-    /// Submits that found the lane full.
-    pub rejected: u64,
 }
 
 /// One lane as it stands.
@@ -184,6 +173,8 @@ pub struct Inspection {
     pub clock: Option<Clock>,
     /// Whether tasks are stamped.
     pub timed: bool,
+    /// Whether more than counts is recorded: bytes, times, events.
+    pub is_recorded: bool,
     /// The group whose members may attach; `None` for none, or for a damaged word.
     pub group: Option<Group>,
     /// Whether its files are known to be from another boot of the machine: their times mean nothing in this one.
@@ -336,6 +327,7 @@ impl Inspector {
             geometry: self.geometry,
             clock: table::load_clock(words).ok(),
             timed: table::is_timed(words),
+            is_recorded: words.load(status::SLOW_AFTER) != 0,
             group: Group::from_word(words.load(status::GROUP)).ok().flatten(),
             other_boot: Boot::load(words, status::BOOT).is_other(Boot::now()),
             held_back: words.load(status::HELD_BACK),
@@ -436,12 +428,7 @@ impl Inspector {
     fn positions(&self, lane: u32, view: &mut LaneView) -> Result<(), String> {
         let journal = self.journal.as_ref().map_err(String::clone)?;
         let LaneFiles { sq, cq } = self.lane_files(lane, view.nonce)?;
-        view.producer = Some(ProducerView {
-            submitted: sq.load(sq_words::SUBMITTED),
-            collected: sq.load(sq_words::COLLECTED),
-            credited: sq.load(sq_words::CREDITED),
-            rejected: sq.load(sq_words::REJECTED),
-        });
+        let producer = ProducerView::load(&sq);
         let slot = |position: u64| sq_words::SLOTS + (position & self.geometry.mask()) as usize * WORDS;
         let lines = self.geometry.journal_lane(lane);
         let started = journal.load_commit(lines + COMMIT);
@@ -466,7 +453,9 @@ impl Inspector {
         let capacity = u64::from(self.geometry.capacity);
         let waits = |position: u64| sq.load_commit(slot(position) + COMMIT) > position;
         let depth = (0..capacity).take_while(|ahead| waits(started.wrapping_add(*ahead)));
-        view.depth = Some(depth.count() as u64);
+        let depth = depth.count() as u64;
+        view.producer = Some(producer.agree(started.saturating_add(depth)));
+        view.depth = Some(depth);
         view.started = Some(started);
         view.completed = Some(completed);
         Ok(())

@@ -2,10 +2,12 @@
 
 use executor_core::idle::IdleStrategy;
 use executor_core::meter::WorkerWord;
+use executor_core::recorder::{HeadWord, Reader};
 
 use crate::hold::HoldView;
 use crate::housekeeping::LANES_OF_ONE;
 use crate::layout::{Geometry, LINE, status};
+use crate::status as table;
 use crate::words::Words;
 
 /// Lanes that a worker can sleep on; one with more looks every millisecond.
@@ -28,10 +30,12 @@ pub struct WorkerView {
     pub idle: Option<IdleStrategy>,
     /// How it slept.
     pub sleep: SleepView,
-    /// What it spent its time on; `None` if nothing is recorded.
+    /// What it spent its time on; `None` if nothing is recorded, or tasks are not timed.
     pub time: Option<TimeView>,
     /// Tasks over their threshold.
     pub slow_tasks: u64,
+    /// Its errors; `None` if nothing is recorded.
+    pub errors: Option<ErrorsView>,
     /// Its real-time scheduling, if that was asked for.
     pub real_time: Option<HoldView>,
 }
@@ -51,6 +55,15 @@ pub struct SleepView {
     pub without_barrier: bool,
     /// The kernel refuses to let it sleep on several words: it naps for a millisecond at a time.
     pub without_watch: bool,
+}
+
+/// How many errors a worker's tasks had.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ErrorsView {
+    /// Errors that are told apart now.
+    pub distinct: u64,
+    /// Errors that had to make room for others, over all its lives.
+    pub forgotten: u64,
 }
 
 /// What a worker spent its time on since it began to serve.
@@ -98,7 +111,7 @@ impl WorkerView {
         let line = status::WORKERS + worker as usize * LINE;
         let at = geometry.meter() + geometry.meter_layout().worker(worker as usize);
         let meter = |word: WorkerWord| words.load(at + word as usize);
-        let time = (words.load(status::SLOW_AFTER) != 0).then(|| TimeView {
+        let time = (words.load(status::SLOW_AFTER) != 0 && table::is_timed(words)).then(|| TimeView {
             serves_since: meter(WorkerWord::ServesSince),
             busy_ticks: meter(WorkerWord::BusyTicks).saturating_sub(meter(WorkerWord::BusyBefore)),
             asleep_ns: meter(WorkerWord::AsleepNs).saturating_sub(meter(WorkerWord::AsleepBefore)),
@@ -107,6 +120,12 @@ impl WorkerView {
                 .filter(|gap| gap.ticks != 0),
             preemptions: meter(WorkerWord::Preemptions),
             preempted_ns: meter(WorkerWord::PreemptedNs),
+        });
+        let layout = geometry.meter_layout();
+        let reader = Reader::new(&layout, |at| words.load_commit(geometry.meter() + at));
+        let errors = (words.load(status::SLOW_AFTER) != 0).then(|| ErrorsView {
+            distinct: reader.errors_told(worker as usize),
+            forgotten: reader.head(worker as usize, HeadWord::ErrorsForgotten),
         });
         let lacks = words.load(line + status::WORKER_LACKS);
         Self {
@@ -126,6 +145,7 @@ impl WorkerView {
             },
             time,
             slow_tasks: meter(WorkerWord::SlowTasks),
+            errors,
             real_time: HoldView::real_time(words.load(line + status::WORKER_REAL_TIME), worker),
         }
     }
