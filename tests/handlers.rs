@@ -35,6 +35,8 @@ pub const SAME: u32 = 11;
 pub const CRASH: u32 = 12;
 /// As [`CRASH`], idempotent.
 pub const CRASH_IDEMPOTENT: u32 = 13;
+/// Fails with code 7 and its payload as text.
+pub const REFUSE: u32 = 14;
 /// No handler has it.
 pub const UNKNOWN: u32 = 4000;
 
@@ -191,6 +193,9 @@ pub fn registry(
             end_again(request, context.attempt())
         })
         .idempotent(),
+        Handler::new(REFUSE, "refuse", |_, request, _| {
+            Err(TaskError::with_code(7, String::from_utf8_lossy(request).into_owned()))
+        }),
     ];
     let mut builder = Registry::builder();
     for handler in handlers {

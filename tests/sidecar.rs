@@ -75,6 +75,7 @@ fn main() -> ExitCode {
             "--slow-after" => {
                 builder = builder.recording(Recording::SlowAfter(Duration::from_micros(u64::from(number()))));
             }
+            "--recording" if number() == 0 => builder = builder.recording(Recording::Off),
             "--deny" => sandbox::deny(&value),
             "--without" => others.without = Some(number()),
             "--changed" => others.changed = Some(number()),
