@@ -11,7 +11,7 @@
 //!
 //! # How many
 //!
-//! A handler has 66 samples, two histograms of 28 included, a worker 10. A lane has 9, and one for each way of not being done
+//! A handler has 68 samples, two histograms of 28 included, a worker 17. A lane has 14, and one for each way of not being done
 //! that a task of it met: its histogram would be 28 more for each of up to 1,024 lanes, so there is one for all lanes
 //! together.
 

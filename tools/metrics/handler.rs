@@ -38,6 +38,22 @@ pub(super) const FAMILIES: &[Family] = &[
         },
     },
     Family {
+        name: "executor_handler_request",
+        kind: Kind::Counter,
+        unit: Some(Unit::Bytes),
+        labels: LABELS,
+        help: "Bytes of requests that were run.",
+        read: |view, samples| bytes(view, samples, |handler| handler.request_bytes),
+    },
+    Family {
+        name: "executor_handler_response",
+        kind: Kind::Counter,
+        unit: Some(Unit::Bytes),
+        labels: LABELS,
+        help: "Bytes of responses that were given.",
+        read: |view, samples| bytes(view, samples, |handler| handler.response_bytes),
+    },
+    Family {
         name: "executor_handler_queue",
         kind: Kind::Histogram,
         unit: Some(Unit::Seconds),
@@ -56,6 +72,12 @@ pub(super) const FAMILIES: &[Family] = &[
         read: |view, samples| times(view, samples, |handler| &handler.run),
     },
 ];
+
+fn bytes(view: &Inspection, samples: &mut Samples, of: fn(&HandlerView) -> u64) {
+    for handler in view.handlers.iter().filter(|_| view.is_recorded) {
+        samples.whole(&[&handler.row.name, &handler.row.id], of(handler));
+    }
+}
 
 fn times(view: &Inspection, samples: &mut Samples, of: fn(&HandlerView) -> &HistogramSnapshot) {
     let clock = view.clock.as_ref().filter(|_| view.timed);

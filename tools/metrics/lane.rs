@@ -60,6 +60,50 @@ pub(super) const FAMILIES: &[Family] = &[
         read: |view, samples| whole(view, samples, |lane| lane.completed),
     },
     Family {
+        name: "executor_lane_submitted",
+        kind: Kind::Counter,
+        unit: None,
+        labels: LABELS,
+        help: "Tasks that the producer that has it says it submitted; the next one begins at 0.",
+        read: |view, samples| whole(view, samples, |lane| lane.producer.map(|producer| producer.submitted)),
+    },
+    Family {
+        name: "executor_lane_collected",
+        kind: Kind::Counter,
+        unit: None,
+        labels: LABELS,
+        help: "Completions that its program took; the next one begins at 0.",
+        read: |view, samples| whole(view, samples, |lane| lane.producer.map(|producer| producer.collected)),
+    },
+    Family {
+        name: "executor_lane_rejected",
+        kind: Kind::Counter,
+        unit: None,
+        labels: LABELS,
+        help: "Submits that found it full; the next producer begins at 0.",
+        read: |view, samples| whole(view, samples, |lane| lane.producer.map(|producer| producer.rejected)),
+    },
+    Family {
+        name: "executor_lane_request",
+        kind: Kind::Counter,
+        unit: Some(Unit::Bytes),
+        labels: LABELS,
+        help: "Bytes of requests that were run, of all its producers.",
+        read: |view, samples| {
+            whole(view, samples, |lane| Some(lane.request_bytes).filter(|_| view.is_recorded));
+        },
+    },
+    Family {
+        name: "executor_lane_response",
+        kind: Kind::Counter,
+        unit: Some(Unit::Bytes),
+        labels: LABELS,
+        help: "Bytes of responses that were given, to all its producers.",
+        read: |view, samples| {
+            whole(view, samples, |lane| Some(lane.response_bytes).filter(|_| view.is_recorded));
+        },
+    },
+    Family {
         name: "executor_lane_running",
         kind: Kind::Gauge,
         unit: Some(Unit::Seconds),
@@ -131,7 +175,7 @@ pub(super) const FAMILIES: &[Family] = &[
     },
 ];
 
-fn whole(view: &Inspection, samples: &mut Samples, of: fn(&LaneView) -> Option<u64>) {
+fn whole(view: &Inspection, samples: &mut Samples, of: impl Fn(&LaneView) -> Option<u64>) {
     for lane in &view.lanes {
         samples.whole(&[&lane.lane], of(lane));
     }
