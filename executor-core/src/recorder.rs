@@ -124,6 +124,9 @@ pub enum EventKind {
     ClockApart,
     /// The clock of the stamps went back inside a task. Values: position, by how many ticks.
     ClockBack,
+    /// A task that was in flight when a sidecar died was answered by the next start. Values: position, status and detail as in a
+    /// completion.
+    Answered,
     /// Something that this build does not know.
     Other(u8),
 }
@@ -162,6 +165,7 @@ kinds! {
     Gap = 10 "gap",
     ClockApart = 11 "clock_apart",
     ClockBack = 12 "clock_back",
+    Answered = 13 "answered",
 }
 
 /// One event of a flight recorder.
@@ -193,6 +197,13 @@ impl Event {
     #[must_use]
     pub const fn lane(mut self, lane: u32) -> Self {
         self.lane = Some(lane);
+        self
+    }
+
+    /// The same about a handler.
+    #[must_use]
+    pub const fn handler(mut self, handler_id: u32) -> Self {
+        self.handler_id = handler_id;
         self
     }
 

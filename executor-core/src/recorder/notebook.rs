@@ -406,7 +406,7 @@ mod tests {
     #[test]
     fn a_clock_that_went_back_inside_a_task_is_told_however_short_the_task_was() {
         let meter = meter::heap(&LAYOUT);
-        let clock = Clock::calibrate();
+        let clock = Clock::detect();
         let mut notes = Notebook::begin(Recording::default(), true, (&meter, &LAYOUT), 0, &clock, &[]);
         let end = |notes: &mut Notebook, [started_at, completed_at]: [u64; 2]| {
             let is_long = notes.is_long(completed_at.wrapping_sub(started_at));
@@ -426,7 +426,7 @@ mod tests {
 
     #[test]
     fn a_sleep_is_an_event_only_where_something_is_recorded() {
-        let clock = Clock::calibrate();
+        let clock = Clock::detect();
         for (recording, events) in [(Recording::Off, 0), (Recording::default(), 1)] {
             let meter = meter::heap(&LAYOUT);
             let mut notes = Notebook::begin(recording, true, (&meter, &LAYOUT), 0, &clock, &[]);

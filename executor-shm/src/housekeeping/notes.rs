@@ -3,9 +3,10 @@
 
 use std::time::Instant;
 
-use executor_core::Clock;
 use executor_core::clock::ClockSource;
+use executor_core::meter::{self, WorkerWord};
 use executor_core::recorder::{Event, EventKind, EventPen};
+use executor_core::{Clock, Status};
 
 use super::Housekeeping;
 use crate::layout::status;
@@ -24,6 +25,19 @@ pub(crate) struct Notes {
     pen: EventPen<MeterWords>,
     clock: Clock,
     looked: (u64, Instant),
+    /// Tasks that recovery answered, until the start is told.
+    answered: Vec<Event>,
+}
+
+/// Whom recovery answered.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Answered {
+    pub(super) lane: u32,
+    pub(super) position: u64,
+    pub(super) handler_id: u32,
+    /// Its row in the registry, if it has one.
+    pub(super) row: Option<usize>,
+    pub(super) status: Status,
 }
 
 impl Notes {
@@ -31,7 +45,7 @@ impl Notes {
         let layout = master.geometry.meter_layout();
         let meter = master.status.meter(master.geometry.meter(), layout.words());
         let pen = EventPen::new(meter, &layout, layout.workers);
-        Self { pen, clock, looked: (clock.now(), Instant::now()) }
+        Self { pen, clock, looked: (clock.now(), Instant::now()), answered: Vec::new() }
     }
 
     fn event(&self, kind: EventKind) -> Event {
@@ -48,6 +62,23 @@ impl Notes {
     pub(super) fn started(&self, master: &Master, lanes: u32) {
         let (epoch, pid) = (master.status.load(status::EPOCH), master.status.load(status::PID));
         self.write(master, &self.event(EventKind::Started).values(&[epoch, pid, u64::from(lanes)]));
+        for event in &self.answered {
+            self.write(master, &Event { at: self.clock.now(), ..*event });
+        }
+    }
+
+    /// Counts a task that recovery answered as one of worker 0, which does not count yet.
+    pub(super) fn answered(&mut self, master: &Master, task: &Answered) {
+        let (layout, code) = (master.geometry.meter_layout(), usize::from(task.status.code()));
+        let meter = master.status.meter(master.geometry.meter(), layout.words());
+        meter::add(&meter, layout.worker(0) + WorkerWord::Tasks as usize, 1);
+        meter::add(&meter, layout.lane(task.lane as usize) + code, 1);
+        if let Some(row) = task.row {
+            meter::add(&meter, layout.handler(0, row) + code, 1);
+        }
+        let values = [task.position, code as u64, u64::from(task.status.detail())];
+        let event = self.event(EventKind::Answered).lane(task.lane).handler(task.handler_id);
+        self.answered.push(event.values(&values));
     }
 
     pub(super) fn stopping(&self, master: &Master) {

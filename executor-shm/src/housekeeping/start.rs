@@ -5,10 +5,11 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use executor_core::Clock;
-use executor_core::record::{COMMIT, INLINE_PAYLOAD};
+use executor_core::record::{COMMIT, DescriptorRecord, INLINE_PAYLOAD};
 use executor_core::registry::Registry;
 use executor_core::status::{Poison, Status};
 
+use super::notes::Answered;
 use super::{Housekeeping, Keep, Limits, Notes, Orders, Pace, skip_ids};
 use crate::barrier;
 use crate::files::FileError;
@@ -53,6 +54,7 @@ impl Housekeeping {
     ) -> Result<(Self, RecoveryReport), FileError> {
         let (old_rows, new_rows, generation) = rows;
         let mut report = RecoveryReport::default();
+        let mut notes = Notes::new(&master, clock);
         let mut lanes = Vec::new();
         for lane in 0..master.geometry.lanes {
             let mut keep = Keep::absent(master.lane_word(lane));
@@ -124,6 +126,13 @@ impl Housekeeping {
                             }
                             report.reruns += u32::from(found.rerun.is_some());
                             report.interrupted += u32::from(matches!(found.answered, Some(Status::Interrupted(_))));
+                            if let Some(status) = found.answered {
+                                let handler_id =
+                                    DescriptorRecord { words: master.journal.load_record(at) }.handler_id();
+                                let row = new_rows.iter().position(|row| row.id == handler_id);
+                                let position = master.journal.load(at + COMMIT).wrapping_sub(1);
+                                notes.answered(&master, &Answered { lane, position, handler_id, row, status });
+                            }
                             keep.start = (found.position, found.rerun.filter(|_| !Mutant::RerunForgotten.is_on()));
                             keep.hold(files);
                             keep.poison.fetch_or(u32::from(keep.word.reason()), Relaxed);
@@ -147,7 +156,6 @@ impl Housekeeping {
         let problem = Arc::default();
         let (names_seen, names_lost, reset_again) = (Instant::now(), false, None);
         let (controls, running) = (Vec::new(), Vec::new());
-        let notes = Notes::new(&master, clock);
         let this = Self {
             notes,
             master,
