@@ -11,6 +11,8 @@ mod input;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
+use executor_core::Clock;
+use executor_core::recorder::{ERROR_TEXT, ERRORS, EVENTS, SLEEPS, SLOW_TASKS, SLOWEST};
 use executor_shm::InstanceName;
 use executor_shm::inspect::{Inspector, list_copies};
 use input::Input;
@@ -54,6 +56,31 @@ fuzz_target!(|data: &[u8]| {
             let _ = inspector.completion(lane.lane, lane.nonce, position);
         }
     }
+    let recorded = inspector.recorded();
+    let layout = view.geometry.meter_layout();
+    let events = (layout.workers + 1) * (EVENTS + SLEEPS);
+    let slow = layout.workers * (SLOW_TASKS + layout.handlers * SLOWEST) + SLOW_TASKS;
+    let errors = (layout.workers + 1) * ERRORS;
+    assert!(recorded.events.len() <= events && recorded.slow.len() <= slow && recorded.errors.len() <= errors);
+    assert!(recorded.torn as usize <= events + slow + errors, "{} rows torn", recorded.torn);
+    for task in &recorded.slow {
+        assert!(task.wait_unexplained() <= task.wait() && task.run_itself() <= task.run(), "{task:?}");
+        assert_eq!(task.wait() + task.run(), task.total());
+    }
+    for error in &recorded.errors {
+        assert!(error.text.len() <= 3 * ERROR_TEXT, "{error:?}"); // a byte that is none of UTF-8 is told in three
+    }
+    for worker in view.workers.iter().filter_map(|worker| worker.time) {
+        let clock = view.clock.unwrap_or_else(Clock::detect);
+        let [busy, asleep, idle] = worker.shares_ns(&clock, clock.now());
+        let _ = busy.checked_add(asleep).and_then(|sum| sum.checked_add(idle)).expect("parts of one time");
+    }
+    let mut saved = 0;
+    let kept: Result<_, std::convert::Infallible> = inspector.save(|file| {
+        saved += file.words.len();
+        Ok(())
+    });
+    assert!(kept.is_ok_and(|kept| saved > 0 && kept.lanes <= view.geometry.lanes));
     let records = inspector.records(None, usize::MAX).expect("all lanes that there are");
     for rows in records.iter().filter_map(|lane| lane.tasks.as_ref().ok()).map(Vec::len) {
         assert!(rows <= view.geometry.capacity as usize, "{rows} tasks in {} slots", view.geometry.capacity);
