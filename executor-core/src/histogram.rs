@@ -209,7 +209,7 @@ mod tests {
         }
 
         #[test]
-        fn quantiles_agree_with_hdrhistogram_to_one_bucket(
+        fn quantiles_agree_with_hdrhistogram_to_the_width_of_a_bucket(
             values in prop::collection::vec(value(), 1..300),
             q in prop_oneof![0.0..=1.0f64, prop::sample::select(vec![0.0, 0.5, 0.99, 0.999, 1.0])],
         ) {
@@ -219,7 +219,11 @@ mod tests {
             }
             let ours = snapshot(&values).quantile(q).unwrap();
             let theirs = exact.value_at_quantile(q);
-            prop_assert!(bucket_of(ours).abs_diff(bucket_of(theirs)) <= 1, "{} against {}", ours, theirs);
+            // By the arithmetic of theirs alone: ours is the value or more, and a thirty-second more at most.
+            let least = exact.lowest_equivalent(theirs);
+            // The last bucket has no upper edge.
+            let most = if theirs >= (1 << 36) - (1 << 30) { u64::MAX } else { theirs + theirs / 32 };
+            prop_assert!(ours >= least && ours <= most, "{} against {}..={}", ours, least, theirs);
         }
 
         #[test]
