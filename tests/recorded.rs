@@ -99,17 +99,15 @@ impl Ledger {
         let mut begun = Instant::now();
         loop {
             let is_over = is_over();
-            loop {
-                if is_over {
-                    break;
-                }
+            let mut is_full = is_over;
+            while !is_full {
                 let plan = Plan::of(self.lane, submitted);
                 match client.try_submit(&TaskDescriptor::new(plan.handler_id), &plan.payload) {
                     Ok(task) => {
                         self.first.get_or_insert(task.as_u64());
                         submitted += 1;
                     }
-                    Err(error) if error.is_full() => break,
+                    Err(error) if error.is_full() => is_full = true,
                     Err(error) => panic!("{error}"),
                 }
             }

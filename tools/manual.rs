@@ -208,7 +208,8 @@ mod tests {
         // What no view takes is an `Other`, which would take anything.
         let views = crate::dump::Cli::command();
         for command in page.split("shm-dump ").skip(1) {
-            let view: String = command.chars().take_while(|letter| letter.is_ascii_alphanumeric() || *letter == '-').collect();
+            let view: String =
+                command.chars().take_while(|letter| letter.is_ascii_alphanumeric() || *letter == '-').collect();
             let is_view = view.is_empty() || views.find_subcommand(&view).is_some();
             assert!(is_view, "shm-dump has no view {view}");
         }

@@ -427,6 +427,15 @@ mod tests {
         Event::new(EventKind::Started, number).values(&[number; 4])
     }
 
+    /// Ends the writer also where the reader has panicked.
+    struct Stop<'a>(&'a AtomicBool);
+
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Relaxed);
+        }
+    }
+
     fn is_whole(event: &Event) -> bool {
         event.values == [event.at; 4] && event.kind == EventKind::Started
     }
@@ -445,6 +454,7 @@ mod tests {
                     number += 1;
                 }
             });
+            let _stop = Stop(&is_over);
             let reader = reader(&LAYOUT, &meter);
             let (mut last, mut changes) = (0, 0);
             while changes < 20_000 {
@@ -464,7 +474,6 @@ mod tests {
                     last = event.number;
                 }
             }
-            is_over.store(true, Relaxed);
         });
         let before = next(&meter, LAYOUT.recorder(0), HeadWord::Events);
         pen.write(&event(before));
