@@ -8,7 +8,7 @@
 //! says stands beside it in words or letters.
 
 mod axis;
-mod errors;
+mod failure;
 mod file;
 mod handlers;
 mod head;
@@ -53,7 +53,7 @@ pub(crate) fn page(view: &Inspection, recorded: &Recorded, taken: &Taken) -> Str
                     (timeline::section(&sheet))
                     (lanes::section(&sheet))
                     (slow::section(&sheet))
-                    (errors::section(&sheet))
+                    (failure::section(&sheet))
                 }
                 (head::footer(&sheet))
             }

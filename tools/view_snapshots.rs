@@ -36,7 +36,7 @@ const DIFFERENT: [(&str, &str); 22] = [
     (r"shm-dump why (\S+) \d+ \d+", "shm-dump why $1 [lane] [position]"),
     (r"(?m)^ *[\d,]+ ticks .*\n", ""),
     (
-        r"(?m)^ *(\S+ [mun]?s (?:ago|before the last)|the last|-) +(started|stopping|lane taken|lane left|lane reset) ",
+        r"(?m)^ *(\S+ [mun]?s (?:ago|before the last)|the last|-) +(started|stopping|lane taken|lane left|lane reset|answered) ",
         "[ago] $2 ",
     ),
     (r"test-(\w+)-\d+-\d+", "test-$1"),

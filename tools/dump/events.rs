@@ -80,6 +80,11 @@ fn what(view: &Inspection, event: &Event) -> String {
         EventKind::ClockApart => {
             format!("{} by the stamps were {} by CLOCK_MONOTONIC", nanoseconds(a), nanoseconds(b))
         }
+        EventKind::Answered => {
+            let status = Status::from_wire(b as u8, c as u8, 0);
+            let status = status.map_or_else(|| Status::name_of(b as u8).to_owned(), |status| status.to_string());
+            format!("task {}: {status}", count(a))
+        }
         EventKind::ClockBack => format!("by {} in task {}", time(b), count(a)),
         _ => format!("{a} {b} {c} {d}"),
     }
@@ -102,6 +107,7 @@ pub(crate) fn events_json(view: &Inspection, recorded: &Recorded, events: &[Even
             EventKind::RunAgain => json!({"position": a, "attempt": b}),
             EventKind::Gap => json!({"gap_ns": ns(a), "preempted_ns": ns(b), "disturbed": c != 0}),
             EventKind::ClockApart => json!({"stamps_ns": a, "monotonic_ns": b}),
+            EventKind::Answered => json!({"position": a, "status": Status::name_of(b as u8), "detail": c}),
             EventKind::ClockBack => json!({"position": a, "back_ns": ns(b)}),
             EventKind::LaneLeft | EventKind::Stopping => json!({}),
             _ => json!({"raw": [a, b, c, d]}),

@@ -34,9 +34,9 @@ impl Decades {
 /// A power of ten of nanoseconds: `10 us`.
 pub(crate) fn power(ns: u64) -> String {
     match ns {
-        ..1_000 => format!("{ns} ns"),
-        ..1_000_000 => format!("{} us", ns / 1_000),
-        ..1_000_000_000 => format!("{} ms", ns / 1_000_000),
+        0..1_000 => format!("{ns} ns"),
+        1_000..1_000_000 => format!("{} us", ns / 1_000),
+        1_000_000..1_000_000_000 => format!("{} ms", ns / 1_000_000),
         _ => format!("{} s", ns / 1_000_000_000),
     }
 }
