@@ -204,7 +204,7 @@ fn every_number_of_the_page_is_that_of_the_inspection() {
     let error = &recorded.errors[0];
     assert_eq!((error.count, number(&page, "errors", &error.text, "count")), (1, Some(1)));
     assert_eq!(numbers(select(&page, "#time > p")[0])[..2], [recorded.events.len() as u64, recorded.events_ever]);
-    // Each event has its place in the picture, and each that is no sleep and no slow task its line.
+    // Each slow task has its place in the picture, and what is rare its line, however many gaps came after it.
     let drawn = select(&page, "#time figure:first-of-type circle").len();
     assert_eq!(drawn, recorded.slow.len(), "each slow task is a point");
     assert!(said(&page, "#time table").contains("start 1 by pid"), "{}", said(&page, "#time table"));

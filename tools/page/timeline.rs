@@ -140,10 +140,10 @@ pub(crate) fn section(sheet: &Sheet<'_>) -> Markup {
     }
 }
 
-/// The last events in words, sleeps and slow tasks aside.
+/// The last events in words, without those that come by the hundred: they would hide all others.
 fn list(sheet: &Sheet<'_>) -> Markup {
     let last_at = sheet.recorded.events.last().map_or(0, |event| event.at);
-    let rare = sheet.recorded.events.iter().rev().filter(|event| moments::row(event.kind).is_some());
+    let rare = sheet.recorded.events.iter().rev().filter(|event| is_rare(event.kind));
     let rows: Vec<Vec<Markup>> = rare
         .take(TOLD)
         .map(|event| {
@@ -157,9 +157,13 @@ fn list(sheet: &Sheet<'_>) -> Markup {
         .collect();
     html! {
         @if !rows.is_empty() {
-            (table("The last events but sleeps and slow tasks, the newest first", &[("when", false), ("before the last", true), ("what", false)], &rows))
+            (table("The last events but sleeps, gaps and slow tasks, the newest first", &[("when", false), ("before the last", true), ("what", false)], &rows))
         }
     }
+}
+
+fn is_rare(kind: EventKind) -> bool {
+    !matches!(kind, EventKind::Slept | EventKind::Gap | EventKind::SlowTask)
 }
 
 fn picture(timeline: &Timeline, span: Span, what: &str) -> Markup {
