@@ -122,6 +122,7 @@ pub(super) enum View {
     /// Why one task was slow: everything that its time went to, and what would help.
     #[command(after_help = format!(
         "The parts of its wait add up to the wait, those of its run to the run; what nothing tells is shown as such.\n\
+         How many tasks it was behind is an estimate where they followed each other without a pause; for how long is not.\n\
          A task that is neither among the slow ones nor in the rings of its lane any more is not known.\n\n{}",
         examples(
             "  shm-dump slow orders\n  \

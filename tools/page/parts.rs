@@ -75,13 +75,13 @@ impl Part {
 
 /// All parts of a task, those of no length included: they add up to its total.
 pub(crate) fn parts(sheet: &Sheet<'_>, task: &SlowTask) -> [Part; 11] {
-    // Tasks right behind each other are noted as one: some of them may have been before the wait.
+    // Of tasks that followed each other without a pause from before the wait on it is a share.
     let behind = |of: &Behind, where_: String| {
         (of.ticks != 0).then(|| {
             let tasks = units::counted(of.tasks.into(), "task");
             format!(
                 "{}{tasks}{where_}, longest {}",
-                if of.tasks == 1 { "" } else { "at most " },
+                if of.tasks == 1 { "" } else { "about " },
                 sheet.handler(of.handler_id)
             )
         })

@@ -33,6 +33,15 @@ struct Spell {
     amount: u64,
 }
 
+impl Spell {
+    /// How many of its tasks so many of its ticks are, if all took as long; at least one of any.
+    fn share(&self, ticks: u64) -> u16 {
+        let length = u128::from(self.end.saturating_sub(self.begin).max(1));
+        let tasks = (u128::from(self.amount) * u128::from(ticks)).div_ceil(length);
+        u16::try_from(tasks).unwrap_or(u16::MAX)
+    }
+}
+
 fn what(kind: Kind, lane: u32, handler_id: u32) -> u64 {
     u64::from(handler_id) | u64::from(lane) << 32 | (kind as u64) << 56
 }
@@ -135,7 +144,7 @@ impl History {
                 let behind = if own { &mut task.behind_lane } else { &mut task.behind_others };
                 let most = if own { &mut most[0] } else { &mut most[1] };
                 behind.ticks += overlap;
-                behind.tasks = behind.tasks.saturating_add(u16::try_from(spell.amount).unwrap_or(u16::MAX));
+                behind.tasks = behind.tasks.saturating_add(spell.share(overlap));
                 if overlap > *most {
                     *most = overlap;
                     *behind = Behind { handler_id, lane, ..*behind };
@@ -193,7 +202,11 @@ mod tests {
         history.gap(1500, 1700, Some(150));
         history.task(1700, 1750, 1, 9);
         let task = waited(&history, 0, None);
-        assert_eq!(task.behind_lane, Behind { ticks: 150, handler_id: 7, lane: 1, tasks: 3 });
+        assert_eq!(
+            task.behind_lane,
+            Behind { ticks: 150, handler_id: 7, lane: 1, tasks: 2 },
+            "one of before is no part of it"
+        );
         assert_eq!(task.behind_others, Behind { ticks: 200, handler_id: 8, lane: 2, tasks: 1 });
         assert_eq!((task.asleep, task.wait_preempted), (100, 150));
         assert_eq!(task.wait_stalled, 100 + 250, "from the end of the last spell to the start as well");

@@ -75,7 +75,8 @@ pub struct Behind {
     pub handler_id: u32,
     /// The lane of those tasks.
     pub lane: u32,
-    /// How many tasks these were, of any handler; the greatest number there is for more.
+    /// How many tasks these were, of any handler; the greatest number there is for more. Of tasks that followed each other
+    /// without a pause from before the wait on, the share that is in it: an estimate.
     pub tasks: u16,
 }
 
