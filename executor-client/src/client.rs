@@ -68,6 +68,9 @@ pub struct Client {
     nonce: u64,
     base: u64,
     pub(crate) contracts: CheckedContracts,
+    /// Whether what was collected is told at once, and not first by the next submit: futures have to end well on a lane that
+    /// was truncated a moment ago, whose `sq` kills whoever stores into it.
+    pub(crate) tells: bool,
     _one_thread: PhantomData<Cell<()>>,
 }
 
@@ -151,6 +154,7 @@ impl Client {
             nonce: claim.nonce,
             base: claim.base,
             contracts: CheckedContracts::default(),
+            tells: true,
             instance,
             _one_thread: PhantomData,
         }
@@ -334,7 +338,7 @@ impl Client {
         if position == self.lane.credited() {
             self.lane.credit(); // N1: a step at a time, so that no submit finds a whole lap to give back
         }
-        if self.instance.status().load(self.gate) == self.served {
+        if self.tells && self.instance.status().load(self.gate) == self.served {
             self.lane.tell();
         }
         let user_data = self.user_data.get(self.slot(position)).copied().unwrap_or(0);

@@ -107,7 +107,8 @@ impl Place {
 }
 
 impl SharedLane {
-    pub(crate) fn new(client: Client) -> Arc<Self> {
+    pub(crate) fn new(mut client: Client) -> Arc<Self> {
+        client.tells = false;
         let inner = Inner {
             tasks: (0..client.capacity()).map(|_| None).collect(),
             ended: client.lane.credited(),

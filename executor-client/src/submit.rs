@@ -91,11 +91,20 @@ impl Client {
         if self.lane.is_full() {
             self.reclaim();
             if self.lane.is_full() {
-                self.lane.rejected();
                 return Err(SubmitError::Full(*task));
             }
         }
         Ok(())
+    }
+
+    /// Counts a submit that found the lane full. Who waits for room is not refused: a future that is polled while somebody
+    /// truncates its lane touches `sq` no more than before.
+    #[cold]
+    fn count_refused(&mut self, error: SubmitError) -> SubmitError {
+        if error.is_full() {
+            self.lane.rejected();
+        }
+        error
     }
 
     #[cold]
@@ -194,7 +203,7 @@ impl Client {
     /// See [`SubmitError`]; the task comes back and nothing was submitted.
     #[inline]
     pub fn try_submit(&mut self, task: &TaskDescriptor, payload: &[u8]) -> Result<TaskId, SubmitError> {
-        let position = self.push(task, payload, Note::Plain)?;
+        let position = self.push(task, payload, Note::Plain).map_err(|error| self.count_refused(error))?;
         Ok(self.task_id(position))
     }
 
@@ -204,7 +213,7 @@ impl Client {
     ///
     /// As [`try_submit`](Self::try_submit).
     pub fn submit_ticket(&mut self, task: &TaskDescriptor, payload: &[u8]) -> Result<Ticket, SubmitError> {
-        let position = self.push(task, payload, Note::Ticket)?;
+        let position = self.push(task, payload, Note::Ticket).map_err(|error| self.count_refused(error))?;
         Ok(Ticket { task_id: self.task_id(position), position, abandoned: Arc::clone(&self.abandoned), taken: false })
     }
 
@@ -236,7 +245,7 @@ impl Client {
         if length > self.request_limit() {
             return Err(self.too_long(task, length));
         }
-        self.admit(task)?;
+        self.admit(task).map_err(|error| self.count_refused(error))?;
         Ok(RequestLoan { client: self, task: *task, length, inline: [0; INLINE_PAYLOAD] })
     }
 }
