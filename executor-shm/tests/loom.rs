@@ -99,7 +99,10 @@ impl Words for Slots {
 
 impl WordsMut for Slots {
     fn store(&self, at: usize, value: u64) {
-        self.0.store(at - layout::lane::SLOTS, value);
+        // What a producer counts for people takes part in no protocol, and nobody loads it here.
+        if !(layout::lane::SUBMITTED..=layout::lane::REJECTED).contains(&at) {
+            self.0.store(at - layout::lane::SLOTS, value);
+        }
     }
 
     fn commit(&self, at: usize, value: u64) {
