@@ -13,6 +13,7 @@ use executor_client::{Client, TaskDescriptor};
 use executor_shm::attach::{Instance, Wish};
 use executor_shm::core::idle::IdleStrategy;
 use executor_shm::core::record::{COMMIT, CompletionRecord, DescriptorRecord, INLINE_RESPONSE, WORDS};
+use executor_shm::core::recorder::Recording;
 use executor_shm::core::status::Interrupted;
 use executor_shm::core::{Ran, Status};
 use executor_shm::lane::{LaneShape, Look, ProducerHalf};
@@ -40,6 +41,8 @@ pub(crate) fn sidecar(instance: &InstanceName, build: Build, effects: &Arc<Effec
         .registry(registry(build, effects))
         .pinned(false)
         .idle(IdleStrategy::Yield)
+        // Each instruction costs the subject its CPU, and a worker that records would ask the kernel for how long.
+        .recording(Recording::Off)
         .lanes(GEOMETRY.lanes)
         .capacity(GEOMETRY.capacity)
         .request_bytes(GEOMETRY.request_bytes)
