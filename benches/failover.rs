@@ -13,7 +13,6 @@ mod report;
 mod sidecar;
 
 use std::error::Error;
-use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -24,7 +23,7 @@ use executor_core::registry::RegistryError;
 use executord::floor::Pinned;
 use serde_json::{Value, json};
 
-use frame::{Common, outcome};
+use frame::{Common, outcome, say};
 use outage::{Outage, Parent, Successor, WhoServes, outage};
 use report::{Goal, circumstances, rounded};
 use sidecar::{Setup, SidecarProcess, end_on_signals, serve_if_asked};
@@ -80,9 +79,7 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
         let parent = Parent::new(scope, &sidecar);
         let _pinned = Pinned::to(cpus.0)?;
         for round in 0..options.rounds as usize {
-            if std::io::stderr().is_terminal() {
-                eprint!("\rround {} of {}", round + 1, options.rounds);
-            }
+            say(&format!("round {} of {}", round + 1, options.rounds));
             for (successor, outages) in [Successor::Standby, Successor::Restart].into_iter().zip(&mut outages) {
                 let lane = round % clients.len();
                 outages.push(outage(&sidecar, &parent, successor, &mut clients, lane)?);
@@ -92,21 +89,10 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     })?;
     drop(clients);
     drop(sidecar);
-    if std::io::stderr().is_terminal() {
-        eprint!("\r{:30}\r", "");
-    }
+    say("");
     let [standby, restart] = outages;
     let results = Results { standby, restart };
-    if options.common.json {
-        let Value::Object(mut object) = results.json(options, cpus) else { return Ok(()) };
-        object.extend(circumstances);
-        println!("{}", Value::Object(object));
-    } else {
-        println!("{}", results.text(options, cpus));
-        for (name, value) in circumstances {
-            println!("{name:<12} {}", value.as_str().map_or_else(|| value.to_string(), str::to_owned));
-        }
-    }
+    options.common.print(|| results.json(options, cpus), || results.text(options, cpus), circumstances);
     Ok(())
 }
 

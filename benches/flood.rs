@@ -25,7 +25,7 @@ use executor_shm::attach::Instance;
 use executor_shm::inspect::Inspector;
 use serde_json::{Value, json};
 
-use frame::{Common, outcome};
+use frame::{Common, outcome, say};
 use report::{Figure, Goal, Side, circumstances, median, rounded, table};
 use sidecar::{Setup, SidecarProcess, end_on_signals, serve_if_asked};
 use sum::{Sum, call, sum};
@@ -115,7 +115,8 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     end_on_signals()?;
     let figures = || FIGURES.map(|(name, key, _)| Figure::new(name, goal(key)));
     let (mut attaches, mut wakes) = (figures(), figures());
-    for _ in 0..options.rounds {
+    for round in 0..options.rounds {
+        say(&format!("round {} of {}", round + 1, options.rounds));
         let sidecar = SidecarProcess::start(&Setup { lanes: LANES, ..Setup::one_lane(cpus.1) })?;
         let mut victim = sidecar.connect()?;
         let quiet = pass(&mut victim, Flood::None, options)?;
@@ -127,7 +128,8 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
             }
         }
     }
-    if options.common.json {
+    say("");
+    let json = || {
         let side = |figures: &[Figure; 6], of: fn(&Figure) -> &[f64]| -> Value {
             FIGURES
                 .iter()
@@ -138,23 +140,25 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
         let per_round = |figures: &[Figure; 6]| -> Value {
             FIGURES.iter().zip(figures).map(|((_, key, _), figure)| ((*key).to_owned(), figure.per_round())).collect()
         };
-        let mut object = circumstances;
-        object.insert("quiet".to_owned(), side(&attaches, |figure| &figure.floor));
-        object.insert("attach_flood".to_owned(), side(&attaches, |figure| &figure.ours));
-        object.insert("wake_flood".to_owned(), side(&wakes, |figure| &figure.ours));
         let verdicts = |figures: &[Figure; 6]| json!({ "goal": figures[1].verdict(), "spread": figures[1].spread() });
-        object.insert("victim_p50".to_owned(), json!({ "attach": verdicts(&attaches), "wake": verdicts(&wakes) }));
-        object.insert("per_round".to_owned(), json!({ "attach": per_round(&attaches), "wake": per_round(&wakes) }));
-        println!("{}", Value::Object(object));
-    } else {
-        println!("Attach flood by {} threads, beside none:", options.flooders);
-        println!("{}", table(&attaches.iter().collect::<Vec<_>>()));
-        println!("Wake flood by a thread, beside none:");
-        println!("{}", table(&wakes.iter().collect::<Vec<_>>()));
-        for (name, value) in circumstances {
-            println!("{name:<12} {}", value.as_str().map_or_else(|| value.to_string(), str::to_owned));
-        }
-    }
+        json!({
+            "quiet": side(&attaches, |figure| &figure.floor),
+            "attach_flood": side(&attaches, |figure| &figure.ours),
+            "wake_flood": side(&wakes, |figure| &figure.ours),
+            "victim_p50": { "attach": verdicts(&attaches), "wake": verdicts(&wakes) },
+            "per_round": { "attach": per_round(&attaches), "wake": per_round(&wakes) },
+        })
+    };
+    let text = || {
+        let told = |figures: &[Figure; 6]| table(&figures.iter().collect::<Vec<_>>());
+        format!(
+            "Attach flood by {} threads, beside none:\n{}\nWake flood by a thread, beside none:\n{}",
+            options.flooders,
+            told(&attaches),
+            told(&wakes),
+        )
+    };
+    options.common.print(json, text, circumstances);
     Ok(())
 }
 

@@ -1,10 +1,12 @@
 //! What every bench of this folder begins and ends with.
 
 use std::error::Error;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Args;
 use executord::floor::two_cpus;
+use serde_json::{Map, Value};
 
 /// Ends a bench: an error is one line with its causes.
 pub(crate) fn outcome(result: Result<(), Box<dyn Error>>) -> ExitCode {
@@ -17,6 +19,13 @@ pub(crate) fn outcome(result: Result<(), Box<dyn Error>>) -> ExitCode {
     }
     eprintln!();
     ExitCode::FAILURE
+}
+
+/// Where people look on, what is going on.
+pub(crate) fn say(what: &str) {
+    if std::io::stderr().is_terminal() {
+        eprint!("\r{what:<40}\r");
+    }
 }
 
 /// What every bench can be asked for.
@@ -34,6 +43,27 @@ pub(crate) struct Common {
 }
 
 impl Common {
+    /// Prints what came of it, as asked, and where it was measured.
+    pub(crate) fn print(
+        &self,
+        json: impl FnOnce() -> Value,
+        text: impl FnOnce() -> String,
+        circumstances: Map<String, Value>,
+    ) {
+        if self.json {
+            let mut object = json();
+            for (name, value) in circumstances {
+                object[name] = value;
+            }
+            println!("{object}");
+            return;
+        }
+        println!("{}", text());
+        for (name, value) in circumstances {
+            println!("{name:<12} {}", value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+        }
+    }
+
     /// The producer's CPU and the sidecar's: as asked, else the first two that are allowed.
     pub(crate) fn cpus(&self) -> Result<(u32, u32), Box<dyn Error>> {
         match *self.cpus {

@@ -26,16 +26,14 @@ mod rivals;
 mod standings;
 
 use std::error::Error;
-use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
 use executor_core::Clock;
 use executord::floor::Pinned;
-use serde_json::Value;
 
-use frame::{Common, outcome};
+use frame::{Common, outcome, say};
 use open_loop::Notes;
 use report::circumstances;
 use standings::{Course, Standings};
@@ -122,23 +120,10 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let circumstances = circumstances("in_process");
     let mut standings = Standings::default();
     for round in 0..options.rounds as usize {
-        if std::io::stderr().is_terminal() {
-            eprint!("\rround {} of {}", round + 1, options.rounds);
-        }
+        say(&format!("round {} of {}", round + 1, options.rounds));
         standings.round(&course, round)?;
     }
-    if std::io::stderr().is_terminal() {
-        eprint!("\r{:30}\r", "");
-    }
-    if options.common.json {
-        let Value::Object(mut object) = standings.json(&course) else { return Ok(()) };
-        object.extend(circumstances);
-        println!("{}", Value::Object(object));
-    } else {
-        println!("{}", standings.text(&course));
-        for (name, value) in circumstances {
-            println!("{name:<12} {}", value.as_str().map_or_else(|| value.to_string(), str::to_owned));
-        }
-    }
+    say("");
+    options.common.print(|| standings.json(&course), || standings.text(&course), circumstances);
     Ok(())
 }

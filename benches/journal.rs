@@ -14,7 +14,6 @@ mod report;
 mod sum;
 
 use std::error::Error;
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -22,7 +21,7 @@ use executor_core::ClockSource;
 use executord::floor::{CAPACITY, Pinned};
 use serde_json::{Value, json};
 
-use frame::{Common, outcome};
+use frame::{Common, outcome, say};
 use notes::Course;
 use report::{Figure, Goal, Side, circumstances, median, rounded, table};
 
@@ -64,9 +63,7 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let (mut with, mut without) = (Course::with_journal()?, Course::without_journal()?);
     let mut figure = Figure::new("nanoseconds a task", Goal::None);
     for round in 0..options.rounds as usize {
-        if std::io::stderr().is_terminal() {
-            eprint!("\rround {} of {}", round + 1, options.rounds);
-        }
+        say(&format!("round {} of {}", round + 1, options.rounds));
         let (mut ours, mut floor) = (Vec::new(), Vec::new());
         for lap in 0..options.laps as usize {
             // The first side changes from lap to lap, so that a drift of the machine favours neither.
@@ -81,20 +78,13 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
         figure.push(Side::Ours, median(&ours));
         figure.push(Side::Floor, median(&floor));
     }
-    if std::io::stderr().is_terminal() {
-        eprint!("\r{:30}\r", "");
-    }
+    say("");
     let costs: Vec<f64> = figure.ours.iter().zip(&figure.floor).map(|(with, without)| with - without).collect();
-    if options.common.json {
-        let Value::Object(mut object) = as_json(options, cpu, &figure, &costs) else { return Ok(()) };
-        object.extend(circumstances);
-        println!("{}", Value::Object(object));
-    } else {
-        println!("{}", as_text(options, cpu, &figure, &costs));
-        for (name, value) in circumstances {
-            println!("{name:<12} {}", value.as_str().map_or_else(|| value.to_string(), str::to_owned));
-        }
-    }
+    options.common.print(
+        || as_json(options, cpu, &figure, &costs),
+        || as_text(options, cpu, &figure, &costs),
+        circumstances,
+    );
     Ok(())
 }
 

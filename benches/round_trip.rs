@@ -13,7 +13,6 @@ mod sidecar;
 mod sum;
 
 use std::error::Error;
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -22,7 +21,7 @@ use executord::floor::CAPACITY;
 use serde_json::{Value, json};
 
 use course::{Course, registry, sides_in_turn};
-use frame::{Common, outcome};
+use frame::{Common, outcome, say};
 use report::{Figure, Goal, Side, circumstances, median, rounded, table};
 use sidecar::{end_on_signals, serve_if_asked};
 
@@ -69,24 +68,15 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     end_on_signals()?;
     let mut results = Results::new();
     for round in 0..options.rounds as usize {
-        if std::io::stderr().is_terminal() {
-            eprint!("\rround {} of {}", round + 1, options.rounds);
-        }
+        say(&format!("round {} of {}", round + 1, options.rounds));
         results.round(&course, round)?;
     }
-    if std::io::stderr().is_terminal() {
-        eprint!("\r{:30}\r", "");
-    }
-    if options.common.json {
-        let Value::Object(mut object) = results.json(&course, options.rounds) else { return Ok(()) };
-        object.extend(circumstances);
-        println!("{}", Value::Object(object));
-    } else {
-        println!("{}", results.text(&course, options.rounds));
-        for (name, value) in circumstances {
-            println!("{name:<12} {}", value.as_str().map_or_else(|| value.to_string(), str::to_owned));
-        }
-    }
+    say("");
+    options.common.print(
+        || results.json(&course, options.rounds),
+        || results.text(&course, options.rounds),
+        circumstances,
+    );
     Ok(())
 }
 

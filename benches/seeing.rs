@@ -19,7 +19,6 @@ mod sum;
 mod visitor;
 
 use std::error::Error;
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -29,7 +28,7 @@ use executor_core::{ClockSource, Registry};
 use executord::floor::{CAPACITY, Pinned, TripTimes, WARM_UP, sample_trips, time_trips};
 use serde_json::{Value, json};
 
-use frame::{Common, outcome};
+use frame::{Common, outcome, say};
 use report::{Figure, Goal, Side, circumstances, median, rounded, table};
 use sidecar::{Setup, SidecarProcess, end_on_signals, serve_if_asked};
 use sum::{Sum, call, sum};
@@ -82,24 +81,11 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     end_on_signals()?;
     let mut results = Results::new();
     for round in 0..options.rounds as usize {
-        if std::io::stderr().is_terminal() {
-            eprint!("\rround {} of {}", round + 1, options.rounds);
-        }
+        say(&format!("round {} of {}", round + 1, options.rounds));
         results.round(options, cpus, round)?;
     }
-    if std::io::stderr().is_terminal() {
-        eprint!("\r{:30}\r", "");
-    }
-    if options.common.json {
-        let Value::Object(mut object) = results.json(options, cpus) else { return Ok(()) };
-        object.extend(circumstances);
-        println!("{}", Value::Object(object));
-    } else {
-        println!("{}", results.text(options, cpus));
-        for (name, value) in circumstances {
-            println!("{name:<12} {}", value.as_str().map_or_else(|| value.to_string(), str::to_owned));
-        }
-    }
+    say("");
+    options.common.print(|| results.json(options, cpus), || results.text(options, cpus), circumstances);
     Ok(())
 }
 

@@ -17,7 +17,6 @@ mod sum;
 
 use std::error::Error;
 use std::fmt::Write;
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -31,7 +30,7 @@ use plotters::chart::SeriesLabelPosition;
 use serde_json::{Map, Value, json};
 
 use curves::{Caption, Curve, draw, percent, time};
-use frame::{Common, outcome};
+use frame::{Common, outcome, say};
 use report::{Goal, circumstances, median, rounded};
 use sidecar::{end_on_signals, serve_if_asked};
 use spells::{Passed, STRATEGIES, idle_cpu_percent, pass, spells};
@@ -106,24 +105,8 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     if let Some(folder) = &options.svg {
         results.draw(folder, &circumstances)?;
     }
-    if options.common.json {
-        let Value::Object(mut object) = results.json(options, cpus) else { return Ok(()) };
-        object.extend(circumstances);
-        println!("{}", Value::Object(object));
-    } else {
-        println!("{}", results.text(options, cpus));
-        for (name, value) in circumstances {
-            println!("{name:<12} {}", value.as_str().map_or_else(|| value.to_string(), str::to_owned));
-        }
-    }
+    options.common.print(|| results.json(options, cpus), || results.text(options, cpus), circumstances);
     Ok(())
-}
-
-/// Where people look on, what is going on.
-fn say(what: &str) {
-    if std::io::stderr().is_terminal() {
-        eprint!("\r{what:<40}\r");
-    }
 }
 
 /// Attached lanes where there are many.
