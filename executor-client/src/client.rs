@@ -68,8 +68,8 @@ pub struct Client {
     nonce: u64,
     base: u64,
     pub(crate) contracts: CheckedContracts,
-    /// Whether what was collected is told at once, and not first by the next submit: futures have to end well on a lane that
-    /// was truncated a moment ago, whose `sq` kills whoever stores into it.
+    /// Whether what was collected is told at once, and not first by the next submit or by the watcher, which looks before it
+    /// stores: futures have to end well on a lane that was truncated a moment ago, whose `sq` kills whoever stores into it.
     pub(crate) tells: bool,
     _one_thread: PhantomData<Cell<()>>,
 }

@@ -413,6 +413,9 @@ impl Inner {
 
     /// The slow side: whoever waits for what will never come is woken to see that.
     pub(crate) fn probe(&mut self, wakers: &mut Wakers) {
+        if self.client.is_whole() {
+            self.client.lane.tell();
+        }
         let instance = &self.client.instance;
         self.is_discarded = self.is_discarded || (!instance.is_alive() && instance.is_discarded());
         if self.is_discarded || !matches!(self.client.state(), LaneStatus::Claimed | LaneStatus::Served) {
