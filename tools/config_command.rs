@@ -138,7 +138,7 @@ fn a_mistake_in_a_file_or_a_variable_is_refused_in_one_line_that_names_its_place
         ("lanes = 0", ":1: lanes = 0: not a number from 1 to 1024"),
         ("capacity = 1000", ":1: capacity = 1000: not a power of two from 2 to 65536"),
         ("request-bytes = \"64 bananas\"", ":1: request-bytes = \"64 bananas\": not a size; write for example 65536"),
-        ("drain = \"soon\"", ":1: drain = \"soon\": not a time; write for example 500ms, 5s or 2m"),
+        ("drain = \"soon\"", ":1: drain = \"soon\": not a time; write for example 250us, 500ms, 5s or 2m"),
         ("timing = 0", ":1: timing = 0: not true or false"),
         ("cpu = [1, 2000]", ":1: cpu = [1, 2000]: not a number from 0 to 1023"),
         ("json = yes", ":1: "),

@@ -43,10 +43,10 @@ pub fn parse_time(text: &str) -> Result<Duration, String> {
         "ms" => 1_000,
         "" | "s" => 1_000_000,
         "m" | "min" => 60_000_000,
-        _ => return Err("not a time; write for example 500ms, 5s or 2m".to_owned()),
+        _ => return Err("not a time; write for example 250us, 500ms, 5s or 2m".to_owned()),
     };
     let us = number.parse().ok().and_then(|number: u64| number.checked_mul(scale));
-    us.map(Duration::from_micros).ok_or_else(|| "not a time; write for example 500ms, 5s or 2m".to_owned())
+    us.map(Duration::from_micros).ok_or_else(|| "not a time; write for example 250us, 500ms, 5s or 2m".to_owned())
 }
 
 /// A size to three figures: `4 KiB`, `1.25 MiB`.
