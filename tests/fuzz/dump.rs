@@ -85,6 +85,7 @@ fuzz_target!(|data: &[u8]| {
     for rows in records.iter().filter_map(|lane| lane.tasks.as_ref().ok()).map(Vec::len) {
         assert!(rows <= view.geometry.capacity as usize, "{rows} tasks in {} slots", view.geometry.capacity);
     }
-    let shown = executord::every_view(&listed, &view, &records, &inspector.recorded(), view.created_at_ns.wrapping_add(1));
+    let shown =
+        executord::every_view(&listed, &view, &records, &inspector.recorded(), view.created_at_ns.wrapping_add(1));
     assert!(shown <= SHOWN_BYTES_MAX, "{shown} bytes of eight small files");
 });
