@@ -160,7 +160,8 @@ mod tests {
                 told => told.unwrap(),
             };
             assert_eq!(told.iter().map(Vec::len).collect::<Vec<_>>(), [3, 2], "{words} words");
-            assert!(told.iter().flatten().all(|&ns| ns > 500), "no two wake-ups are as fast as that: {told:?}");
+            // No more than that: whoever finds the other still awake has slept for nothing.
+            assert!(told.iter().flatten().all(|&ns| ns > 0), "a trip that took no time: {told:?}");
         }
     }
 
