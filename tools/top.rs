@@ -140,7 +140,7 @@ pub(crate) fn top(instance: &InstanceName, interval: Duration, colours: ColorCho
     };
     style::force_color_output(has_colours);
     let mut board = Board::new(instance.clone(), has_colours);
-    board.take(Ok(sample(instance)?));
+    board.take(Ok(sample(instance)?), Instant::now());
     let endings = Endings::block()?;
     match run(&mut board, interval, &endings)? {
         None => Ok(()),
@@ -155,7 +155,10 @@ pub(crate) fn drawn(view: &executor_shm::inspect::Inspection) -> String {
 
     let mut board = Board::new(view.instance.clone(), true);
     for second in 1..3 {
-        board.take(Ok(crate::sample::Sample { view: view.clone(), at_ns: Some(second * 1_000_000_000) }));
+        board.take(
+            Ok(crate::sample::Sample { view: view.clone(), at_ns: Some(second * 1_000_000_000) }),
+            Instant::now(),
+        );
     }
     let screens = ['1', '2', '3', '?'].map(|key| {
         board.press(KeyEvent::new(KeyCode::Char(key), KeyModifiers::NONE));
@@ -195,7 +198,7 @@ fn run(board: &mut Board, interval: Duration, endings: &Endings) -> std::io::Res
         if Instant::now() >= due {
             due = Instant::now() + interval;
             if !board.is_paused() {
-                board.take(sample(board.instance()));
+                board.take(sample(board.instance()), Instant::now());
             }
         }
     }

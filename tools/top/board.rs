@@ -1,6 +1,7 @@
 //! What `top` knows: the last two looks, what changed between them, and what its user wants to see of it.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
 
 use executor_shm::InstanceName;
 use executor_shm::inspect::{HandlerView, InspectError, WorkerView};
@@ -17,8 +18,8 @@ use crate::units::{count, nanoseconds};
 
 /// Values of a sparkline.
 const HISTORY: usize = 60;
-/// Looks that a message stays for.
-const TOLD: u32 = 20;
+/// A message stays for so long: of looks, twenty a second would be over before it was read.
+const TOLD: Duration = Duration::from_secs(20);
 
 /// What is shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -118,8 +119,8 @@ pub(super) struct Board {
     scrolled: usize,
     before: Option<Sample>,
     last: Option<Sample>,
-    /// What happened to the instance, and for how many looks more that is told.
-    said: Option<(String, u32)>,
+    /// What happened to the instance, and until when that is told; `None` until the next look.
+    said: Option<(String, Option<Instant>)>,
     p99s: BTreeMap<u32, VecDeque<Option<u64>>>,
     grids: [Grid; 3],
     tasks_per_second: Option<f64>,
@@ -198,26 +199,27 @@ impl Board {
     }
 
     /// Takes a look, or why there is none.
-    pub(super) fn take(&mut self, look: Result<Sample, InspectError>) {
-        self.said = self.said.take().filter(|(_, left)| *left > 0).map(|(said, left)| (said, left - 1));
+    pub(super) fn take(&mut self, look: Result<Sample, InspectError>, now: Instant) {
+        self.said = self.said.take().filter(|(_, until)| until.is_some_and(|until| now < until));
         let look = match look {
             Ok(look) => look,
             Err(error) => {
-                self.said = Some((format!("{}; waiting for it", one_line(&error)), 0));
+                self.said = Some((format!("{}; waiting for it", one_line(&error)), None));
                 self.before = None; // what comes next is compared with nothing that is gone
                 return;
             }
         };
         if let Some(last) = &self.last {
             let (was, is) = (&last.view, &look.view);
+            let mut say = |said: &str| self.said = Some((said.to_owned(), Some(now + TOLD)));
             if was.nonce != is.nonce {
-                self.said = Some(("the instance was made anew".to_owned(), TOLD));
+                say("the instance was made anew");
                 self.p99s.clear();
                 self.last = None;
             } else if was.epoch != is.epoch {
-                self.said = Some(("its sidecar was started again".to_owned(), TOLD));
+                say("its sidecar was started again");
             } else if was.alive == Some(true) && is.alive == Some(false) {
-                self.said = Some(("its sidecar is dead; waiting for the next one".to_owned(), TOLD));
+                say("its sidecar is dead; waiting for the next one");
             }
         }
         self.before = self.last.replace(look);

@@ -136,6 +136,8 @@ fn help(frame: &mut Frame<'_>, area: Rect) {
 }
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use executor_client::{Client, TaskDescriptor};
     use executor_core::clock::Calibration;
     use executor_core::histogram::{BUCKETS, HistogramSnapshot, bucket_of};
@@ -235,7 +237,7 @@ mod tests {
     fn board(view: &Inspection, seconds: u64) -> Board {
         let mut board = Board::new(view.instance.clone(), true);
         for second in 0..=seconds {
-            board.take(Ok(Sample { view: later(view, second), at_ns: Some(second * SECOND) }));
+            board.take(Ok(Sample { view: later(view, second), at_ns: Some(second * SECOND) }), Instant::now());
         }
         board
     }
@@ -287,15 +289,19 @@ mod tests {
     fn a_board_follows_its_instance_through_death_restart_and_replacement() {
         let view = real("followed");
         let mut board = board(&view, 3);
+        let begun = Instant::now();
         let mut take = |second, change: fn(&mut Inspection)| {
             let mut view = later(&view, second);
             change(&mut view);
-            board.take(Ok(Sample { view, at_ns: Some(second * SECOND) }));
+            let sample = Sample { view, at_ns: Some(second * SECOND) };
+            board.take(Ok(sample), begun + Duration::from_secs(second));
             board.said().map(str::to_owned)
         };
         assert_eq!(take(4, |_| ()), None);
         assert!(take(5, |view| view.alive = Some(false)).unwrap().contains("dead"));
         assert!(take(6, |view| view.epoch += 1).unwrap().contains("started again"));
-        assert!(take(0, |view| view.nonce = 8).unwrap().contains("made anew"));
+        assert!(take(7, |view| view.nonce = 8).unwrap().contains("made anew"));
+        assert!(take(26, |view| view.nonce = 8).unwrap().contains("made anew"));
+        assert_eq!(take(27, |view| view.nonce = 8), None, "by then everybody has read it");
     }
 }
