@@ -343,6 +343,7 @@ impl<'a> Stream<'a> {
                 Ok(true)
             }
             Err(SubmitError::Full(_)) => Ok(false),
+            Err(SubmitError::Poisoned(_)) if self.client.is_damaged() => Err(self.damaged()?),
             Err(error) => Err(StreamEnd::Failed(one_line(&error))),
         }
     }
@@ -413,12 +414,7 @@ impl<'a> Stream<'a> {
             return Err(StreamEnd::Failed("the instance was discarded".to_owned()));
         }
         if self.client.is_damaged() {
-            while self.collect()?.is_some() {}
-            let lane = self.client.lane_number();
-            return Err(StreamEnd::Failed(format!(
-                "lane {lane} was damaged from outside: what was submitted there cannot be read any more; look at it with \
-                 shm-dump, and find out who wrote to its files"
-            )));
+            return Err(self.damaged()?);
         }
         if !self.client.is_executor_alive() {
             // What the dead one published it published before.
@@ -426,6 +422,17 @@ impl<'a> Stream<'a> {
             return Err(StreamEnd::Down);
         }
         Ok(now)
+    }
+
+    /// What is said of a lane whose tasks cannot be read any more, once its last answers are taken.
+    #[cold]
+    fn damaged(&mut self) -> Result<StreamEnd, StreamEnd> {
+        while self.collect()?.is_some() {}
+        let lane = self.client.lane_number();
+        Ok(StreamEnd::Failed(format!(
+            "lane {lane} was damaged from outside: what was submitted there cannot be read any more; look at it with \
+             shm-dump, and find out who wrote to its files"
+        )))
     }
 }
 
