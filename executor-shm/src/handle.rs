@@ -40,15 +40,18 @@ pub(crate) fn read_stats(words: &impl Words, geometry: &Geometry) -> SidecarStat
     let word = |at: usize| words.load(geometry.meter() + at);
     let mut stats = SidecarStats::default();
     for worker in 0..layout.workers {
-        stats.tasks = stats.tasks.saturating_add(word(layout.worker(worker) + WorkerWord::Tasks as usize));
         stats.lanes = stats.lanes.saturating_add(word(layout.worker(worker) + WorkerWord::Lanes as usize));
     }
-    // Lanes count what did not end well; the rest is Done.
+    // Lanes count what did not end well, handlers what did. Each word only grows, and so does each sum of them: the
+    // difference of the tasks and what did not end well, read while they are counted, would not.
     for (code, count) in stats.by_status.iter_mut().enumerate().skip(2) {
         *count = (0..layout.lanes).map(|lane| word(layout.lane(lane) + code)).fold(0, u64::saturating_add);
     }
-    let unwell = stats.by_status.iter().copied().fold(0, u64::saturating_add);
-    stats.by_status[1] = stats.tasks.saturating_sub(unwell);
+    let done = usize::from(Status::Done.code());
+    let rows = (0..layout.workers).flat_map(|worker| (0..layout.handlers).map(move |row| (worker, row)));
+    stats.by_status[done] =
+        rows.map(|(worker, row)| word(layout.handler(worker, row) + done)).fold(0, u64::saturating_add);
+    stats.tasks = stats.by_status.iter().copied().fold(0, u64::saturating_add);
     stats
 }
 
