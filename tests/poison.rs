@@ -4,10 +4,12 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use executor_client::{
     Client, ConnectOptions, IdleStrategy, LaneStatus, Status, SubmitError, TaskDescriptor, WaitError,
 };
+use executor_shm::inspect::{self, Inspector};
 use executor_shm::layout::lane::SLOTS;
 use executor_tests::handlers::{ECHO, SLOW, SLOW_IDEMPOTENT};
 use executor_tests::instance::TestInstance;
@@ -87,6 +89,15 @@ fn a_wait_for_a_task_that_was_damaged_ends_and_says_so() {
     });
 }
 
+/// Ends a thread also where the test has panicked.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
 /// Cuts a file of a lane to nothing, as any process of its user can.
 fn truncate(instance: &TestInstance, lane: u32, kind: &str) {
     let lane = format!(".lane-{lane}-");
@@ -123,6 +134,50 @@ fn a_truncated_lane_harms_its_own_producer_alone() {
         sidecar.terminate();
         assert!(sidecar.rest().1.success());
     }
+}
+
+#[test]
+fn a_lane_that_is_truncated_while_it_is_looked_at_is_unreadable_and_ends_nobody() {
+    inspect::survive_truncation();
+    let instance = TestInstance::new("truncated-looks");
+    let _sidecar = process::sidecar(SIDECAR, &instance, &["--capacity", "16"]);
+    let mut client = connect(&instance);
+    (0..20).for_each(|_| _ = echo(&mut client));
+    let (lane, files) = (client.lane_number(), instance.files());
+    for kind in [".sq", ".cq"] {
+        let lane = format!(".lane-{lane}-");
+        let name = files.iter().find(|name| name.contains(&lane) && name.ends_with(kind)).unwrap();
+        let path = format!("/dev/shm/{name}");
+        let (whole, stop) = (std::fs::read(&path).unwrap(), AtomicBool::new(false));
+        let file = std::fs::File::options().write(true).open(path).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Relaxed) {
+                    file.set_len(0).unwrap();
+                    file.write_all_at(&whole, 0).unwrap(); // with its head, or it would be no file of the instance
+                }
+            });
+            let _stop = Stop(&stop);
+            let inspector = Inspector::open(instance.name()).unwrap();
+            let is_met = |why: &str| why.contains("truncated meanwhile");
+            until("a look that met it", || {
+                inspector.look().lanes.iter().any(|lane| lane.unreadable.as_deref().is_some_and(is_met))
+            });
+            until("records that met it", || {
+                inspector
+                    .records(None, 16)
+                    .unwrap()
+                    .iter()
+                    .any(|lane| lane.tasks.as_ref().is_err_and(|why| is_met(why)))
+            });
+            until("a copy that met it", || {
+                let saved = inspector.save(|_| Ok::<(), ()>(())).unwrap();
+                saved.unreadable.iter().any(|(_, why)| is_met(why))
+            });
+        });
+    }
+    // This process maps its own lane as well, unguarded.
+    std::mem::forget(client);
 }
 
 #[test]

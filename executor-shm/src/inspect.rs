@@ -11,6 +11,8 @@ mod saved;
 mod worker;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Acquire};
 
 use executor_core::Clock;
 use executor_core::Status;
@@ -25,6 +27,7 @@ use crate::group::Group;
 use crate::hold::HoldView;
 use crate::layout::{ABI_VERSION, Geometry, GeometryError, Kind, header, journal::k, lane as sq_words, status};
 use crate::mapped::ReadWords;
+use crate::sigbus::BROKEN;
 use crate::state::{InstanceState, LaneState};
 use crate::status::{self as table, HandlerRow, Placement};
 use crate::words::Words;
@@ -205,11 +208,40 @@ pub struct Inspector {
     geometry: Geometry,
 }
 
-/// The files of one lane.
+/// The files of one lane, which its producer can truncate at any moment. Where the sidecar's handlers are installed they then
+/// read as zeros; elsewhere that ends the process.
 #[derive(Debug)]
 struct LaneFiles {
     sq: ReadWords,
     cq: ReadWords,
+    /// Raised by a load past the end of either.
+    poison: Arc<AtomicU32>,
+}
+
+/// What the rings of a lane and its journal say.
+struct Positions {
+    started: u64,
+    completed: u64,
+    depth: u64,
+    in_flight: Option<InFlightView>,
+    producer: ProducerView,
+}
+
+impl LaneFiles {
+    /// What `read` makes of the two rings, if they were whole until it was done.
+    fn read<T>(&self, read: impl FnOnce(&ReadWords, &ReadWords) -> T) -> Result<T, String> {
+        let read = read(&self.sq, &self.cq);
+        if self.poison.load(Acquire) & BROKEN != 0 {
+            return Err("one of its files was truncated meanwhile".to_owned());
+        }
+        Ok(read)
+    }
+}
+
+/// From here on a lane that its producer truncates while it is looked at is unreadable, where it would end this process by
+/// SIGBUS: installs the handlers of fatal signals that a sidecar has, which pass on what is not theirs.
+pub fn survive_truncation() {
+    crate::fault::install();
 }
 
 impl Inspector {
@@ -276,7 +308,17 @@ impl Inspector {
 
     /// Maps a file of the instance and checks that it is what its name says.
     fn file(&self, name: &str, kind: Kind, nonce: u64, bytes: usize) -> Result<ReadWords, FileError> {
-        let words = self.map(name)?;
+        self.prove(self.map(name)?, name, kind, nonce, bytes)
+    }
+
+    fn prove(
+        &self,
+        words: ReadWords,
+        name: &str,
+        kind: Kind,
+        nonce: u64,
+        bytes: usize,
+    ) -> Result<ReadWords, FileError> {
         let name = files::name_in(&self.directory, name);
         files::prove(&words, &name, kind, nonce)?;
         if words.len() * 8 < bytes {
@@ -287,11 +329,15 @@ impl Inspector {
 
     fn lane_files(&self, lane: u32, nonce: u64) -> Result<LaneFiles, String> {
         let instance = self.status.load(header::NONCE);
-        let file =
-            |name: String, kind, bytes| self.file(&name, kind, instance, bytes).map_err(|error| one_line(&error));
+        let poison = Arc::new(AtomicU32::new(0));
+        let file = |name: String, kind, bytes| {
+            let words = self.map(&name).map_err(|error| one_line(&error))?;
+            words.guard(&poison);
+            self.prove(words, &name, kind, instance, bytes).map_err(|error| one_line(&error))
+        };
         let sq = file(self.instance.sq(lane, nonce), Kind::Sq, self.geometry.sq_bytes())?;
         let cq = file(self.instance.cq(lane, nonce), Kind::Cq, self.geometry.cq_bytes())?;
-        Ok(LaneFiles { sq, cq })
+        Ok(LaneFiles { sq, cq, poison })
     }
 
     /// Whether a sidecar holds the life lock; `None` for a copy.
@@ -420,15 +466,24 @@ impl Inspector {
             let probe = files::open(&self.instance.sq(lane, row.word.nonce()), OFlag::O_RDONLY);
             view.attached = probe.ok().and_then(|lock| lock.is_write_locked().ok());
         }
-        view.unreadable = self.positions(lane, &mut view).err();
+        match self.positions(lane, view.nonce) {
+            Ok(Positions { started, completed, depth, in_flight, producer }) => {
+                (view.started, view.completed, view.depth) = (Some(started), Some(completed), Some(depth));
+                (view.in_flight, view.producer) = (in_flight, Some(producer));
+            }
+            Err(why) => view.unreadable = Some(why),
+        }
         Some(view)
     }
 
     /// Positions and the task in flight, from the three files that only the same user may read.
-    fn positions(&self, lane: u32, view: &mut LaneView) -> Result<(), String> {
+    fn positions(&self, lane: u32, nonce: u64) -> Result<Positions, String> {
         let journal = self.journal.as_ref().map_err(String::clone)?;
-        let LaneFiles { sq, cq } = self.lane_files(lane, view.nonce)?;
-        let producer = ProducerView::load(&sq);
+        self.lane_files(lane, nonce)?.read(|sq, cq| self.positions_of(lane, journal, sq, cq))
+    }
+
+    fn positions_of(&self, lane: u32, journal: &ReadWords, sq: &ReadWords, cq: &ReadWords) -> Positions {
+        let producer = ProducerView::load(sq);
         let slot = |position: u64| sq_words::SLOTS + (position & self.geometry.mask()) as usize * WORDS;
         let lines = self.geometry.journal_lane(lane);
         let started = journal.load_commit(lines + COMMIT);
@@ -440,35 +495,31 @@ impl Inspector {
             _ => started,
         };
         // A worker that moved on since has made the record another task's; then there is nothing certain to tell.
-        if completed < started && journal.load_commit(lines + COMMIT) == started {
-            view.in_flight = Some(InFlightView {
-                position: completed,
-                handler_id: record.handler_id(),
-                length: record.length(),
-                submitted_at: record.submitted_at(),
-                started_at,
-                attempt: if attempts >> 8 == completed { (attempts as u16 & 0xff).max(1) } else { 1 },
-            });
-        }
+        let is_certain = completed < started && journal.load_commit(lines + COMMIT) == started;
+        let in_flight = is_certain.then(|| InFlightView {
+            position: completed,
+            handler_id: record.handler_id(),
+            length: record.length(),
+            submitted_at: record.submitted_at(),
+            started_at,
+            attempt: if attempts >> 8 == completed { (attempts as u16 & 0xff).max(1) } else { 1 },
+        });
         let capacity = u64::from(self.geometry.capacity);
         let waits = |position: u64| sq.load_commit(slot(position) + COMMIT) > position;
         let depth = (0..capacity).take_while(|ahead| waits(started.wrapping_add(*ahead)));
         let depth = depth.count() as u64;
-        view.producer = Some(producer.agree(started.saturating_add(depth)));
-        view.depth = Some(depth);
-        view.started = Some(started);
-        view.completed = Some(completed);
-        Ok(())
+        let producer = producer.agree(started.saturating_add(depth));
+        Positions { started, completed, depth, in_flight, producer }
     }
 
     /// The completion of `position` in lane `lane` with this nonce, if its slot still holds it.
     pub fn completion(&self, lane: u32, nonce: u64, position: u64) -> Option<CompletionRecord> {
-        let cq = self.map(&self.instance.cq(lane, nonce)).ok()?;
         let slot = sq_words::SLOTS + (position & self.geometry.mask()) as usize * WORDS;
-        if cq.len() * 8 < self.geometry.cq_bytes() || cq.load_commit(slot + COMMIT) != position.wrapping_add(1) {
-            return None;
-        }
-        Some(CompletionRecord { words: cq.load_record(slot) })
+        let look = |_: &ReadWords, cq: &ReadWords| {
+            let is_there = cq.load_commit(slot + COMMIT) == position.wrapping_add(1);
+            is_there.then(|| CompletionRecord { words: cq.load_record(slot) })
+        };
+        self.lane_files(lane, nonce).ok()?.read(look).ok()?
     }
 }
 

@@ -16,7 +16,7 @@
 use executor_core::TaskId;
 use executor_core::record::{COMMIT, CompletionRecord, DescriptorRecord, WORDS};
 
-use super::{Inspector, LaneFiles};
+use super::Inspector;
 use crate::layout::{Geometry, journal::k, lane::SLOTS};
 use crate::state::LaneState;
 use crate::status as table;
@@ -84,13 +84,12 @@ impl Inspector {
         if row.word.word() == 0 {
             return None;
         }
-        let tasks = self.lane_files(lane, row.word.nonce()).map_err(|error| error.to_string());
-        let tasks = tasks.map(|files| {
-            let LaneFiles { sq, cq } = &files;
+        let read = |sq: &_, cq: &_| {
             let journal = self.journal.as_ref().ok();
             let rings = Rings { lane, geometry: self.geometry, sq, cq, journal };
             rings.last(last).map(|position| rings.row(position, row.base)).collect()
-        });
+        };
+        let tasks = self.lane_files(lane, row.word.nonce()).and_then(|files| files.read(read));
         Some(LaneRecords { lane, state: row.word.state(), owner: row.owner, tasks })
     }
 }

@@ -16,8 +16,8 @@
 use executor_core::record::{COMMIT, WORDS};
 use executor_core::recorder::Reader;
 
+use super::Inspector;
 use super::records::{Phase, Rings, TaskView};
-use super::{Inspector, LaneFiles};
 use crate::layout::{LINE, geometry, journal::k, lane::SLOTS, status};
 use crate::status as table;
 use crate::words::Words;
@@ -180,10 +180,11 @@ impl Inspector {
             if row.word.word() == 0 {
                 return None;
             }
-            let image = self.lane_files(lane, row.word.nonce()).map(|LaneFiles { sq, cq }| {
+            let read = |sq: &_, cq: &_| {
                 let (geometry, journal) = (self.geometry, self.journal.as_ref().ok());
-                LaneImage::new(&Rings { lane, geometry, sq: &sq, cq: &cq, journal })
-            });
+                LaneImage::new(&Rings { lane, geometry, sq, cq, journal })
+            };
+            let image = self.lane_files(lane, row.word.nonce()).and_then(|files| files.read(read));
             let after = table::load_lane(&self.status, &self.geometry, lane);
             let is_same = (after.word.nonce(), after.base) == (row.word.nonce(), row.base);
             if is_same || looks == LOOKS {
