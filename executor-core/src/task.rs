@@ -177,7 +177,7 @@ pub struct LaneFacts {
     pub generation: u32,
     /// How urgent it is.
     pub priority: Priority,
-    /// When it was attached, in ticks: producer stamps before it are not believed.
+    /// A moment before it was attached, in ticks: producer stamps before it are not believed.
     pub attached_at: u64,
     /// Offset of its counters in the meter, in words.
     pub meter: usize,

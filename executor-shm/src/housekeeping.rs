@@ -105,6 +105,8 @@ pub(crate) struct Orders {
 pub(crate) struct Housekeeping {
     pub(crate) master: Master,
     pub(crate) clock: Clock,
+    /// When the last look at every lane began, in ticks.
+    ticked_at: u64,
     pub(crate) generation: u32,
     pub(crate) controls: Vec<Control<ShmLane>>,
     /// What each worker tells the signal handler of its thread.
@@ -219,6 +221,7 @@ impl Housekeeping {
 
     /// One look at every lane. Lanes that are to be made anew are left for [`renew`](Self::renew).
     fn tick(&mut self) {
+        let begun_at = self.clock.now();
         self.take_back(false);
         for lane in 0..self.lanes.len() {
             if self.is_broken(lane) {
@@ -259,6 +262,7 @@ impl Housekeeping {
                 _ => {}
             }
         }
+        self.ticked_at = begun_at;
     }
 
     fn set(&mut self, lane: usize, state: LaneState, reason: u8) {
@@ -291,7 +295,7 @@ impl Housekeeping {
         self.master.journal.store(at + k::GENERATION, u64::from(self.generation));
         self.master.status.store(gate + status::LANE_PLACEMENT, placement.word());
         self.master.status.store(gate + status::LANE_OWNER, owner);
-        self.master.status.store(gate + status::LANE_ATTACHED_AT, self.clock.now());
+        self.master.status.store(gate + status::LANE_ATTACHED_AT, self.ticked_at);
         self.set(lane, LaneState::Active, 0);
         self.hand_over(lane);
     }

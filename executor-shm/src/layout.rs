@@ -189,7 +189,7 @@ pub mod status {
     pub const LANE_BASE: usize = LINE;
     /// Facts: priority | worker << 8.
     pub const LANE_PLACEMENT: usize = LINE + 1;
-    /// Facts: when housekeeping saw the producer, in ticks.
+    /// Facts: when housekeeping last saw the lane without its producer, in ticks: that submitted nothing before.
     pub const LANE_ATTACHED_AT: usize = LINE + 2;
     /// Facts: how often the lane was reset.
     pub const LANE_RESETS: usize = LINE + 3;

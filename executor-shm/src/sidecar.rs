@@ -6,6 +6,7 @@ use std::time::Duration;
 use executor_core::clock::ClockSource;
 use executor_core::cpu;
 use executor_core::idle::IdleStrategy;
+use executor_core::meter::WorkerWord;
 use executor_core::recorder::Recording;
 use executor_core::registry::Registry;
 use executor_core::worker::{QUANTUM, Worker, WorkerOptions};
@@ -385,6 +386,11 @@ impl Plan {
         status.store(status::HOLD_CPU_LATENCY, of_process(|held| held.cpu_latency));
         status.store(status::HOLD_MEMORY, of_process(|held| held.memory));
         status.store(status::SLOW_AFTER, table::slow_after_word(self.recording));
+        // What workers of the last start served, of which there may have been more, nobody serves now.
+        let (meter, layout) = (geometry.meter(), geometry.meter_layout());
+        for worker in 0..layout.workers {
+            status.store(meter + layout.worker(worker) + WorkerWord::Lanes as usize, 0);
+        }
         let (mut engagements, since) = (Vec::new(), table::since(&rows));
         let lacks = sleep::lacks();
         for (number, &cpu) in (0u32..).zip(&self.cpus) {

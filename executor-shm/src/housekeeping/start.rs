@@ -160,6 +160,7 @@ impl Housekeeping {
             notes,
             master,
             clock,
+            ticked_at: clock.now(),
             generation,
             controls,
             orders,
