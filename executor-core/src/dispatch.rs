@@ -225,7 +225,7 @@ impl<M: Deref<Target = [AtomicU64]>> Desk<M> {
             return false;
         }
         let started_at = self.stamp();
-        self.notes.found(&self.meter, started_at);
+        self.notes.found(&self.meter, started_at, started_at == self.last_completed_at);
         if served.lane.brings_code() {
             return self.run_own(served, place, attempt, started_at);
         }

@@ -12,8 +12,8 @@
 //! - G1: the first word of a row is 0 while its writer is at work on it, and its *number* + 1 else, which grows with each
 //!   writing of any row of its kind. A reader that finds the same number before and after its copy has the row whole; a
 //!   row that stays 0 is one whose writer died in it.
-//! - G2: a number that is the next to be given is stored in the head after its row, so a writer that is killed in between
-//!   leaves a row that its successor writes over.
+//! - G2: a number that is the next to be given is stored in the head after its row. A writer that is killed in between leaves
+//!   a row of that number, and its successor begins behind it (`renumber`): no number is ever that of two writings.
 //!
 //! The words of a row are stored Release and loaded Acquire, one by one: a reader that sees a word of the next writing sees
 //! the 0 before it as well, and its second look at the number tells. On x86-64 that costs nothing.
@@ -410,6 +410,23 @@ fn count(meter: &[AtomicU64], recorder: usize, word: HeadWord, number: u64) {
     }
 }
 
+/// Begins a new life of a recorder's writer. The last one may have ended between a row and its number: that number is
+/// given to no other row, or a reader that stood still meanwhile would take half of each for one.
+fn renumber(meter: &[AtomicU64], recorder: usize) {
+    for (word, begin, rows) in [(HeadWord::Events, HEAD_WORDS, EVENTS), (HeadWord::Sleeps, SLEEPS_AT, SLEEPS)] {
+        let number = next(meter, recorder, word);
+        let row = recorder + begin + (number % rows as u64) as usize * EVENT_WORDS;
+        if crate::meter::read(meter, row) == number.wrapping_add(1) {
+            count(meter, recorder, word, number);
+        }
+    }
+}
+
+/// The same of rows that are in any place, whose numbers nobody counts.
+fn skip(meter: &[AtomicU64], recorder: usize, word: HeadWord) {
+    count(meter, recorder, word, next(meter, recorder, word));
+}
+
 /// A reader of words in this process.
 pub fn reader<'a>(layout: &'a MeterLayout, words: &'a [AtomicU64]) -> Reader<'a, impl Fn(usize) -> u64 + 'a> {
     Reader::new(layout, move |at| words.get(at).map_or(0, |word| word.load(Acquire)))
@@ -478,6 +495,20 @@ mod tests {
         let before = next(&meter, LAYOUT.recorder(0), HeadWord::Events);
         pen.write(&event(before));
         assert_eq!(next(&meter, LAYOUT.recorder(0), HeadWord::Events), before + 1);
+    }
+
+    #[test]
+    fn a_number_whose_writer_died_before_it_counted_it_is_given_to_no_other_row() {
+        let meter = crate::meter::heap(&LAYOUT);
+        let at = LAYOUT.recorder(0);
+        write(&meter, at + HEAD_WORDS, 0, &event(0).words()); // and no more
+        EventPen::new(&*meter, &LAYOUT, 0).write(&event(1));
+        let mut numbers: Vec<u64> = reader(&LAYOUT, &meter).events(0).whole.iter().map(|event| event.number).collect();
+        numbers.sort_unstable();
+        assert_eq!(numbers, [0, 1]);
+        assert_eq!(next(&meter, at, HeadWord::Events), 2, "and none is counted that there was not");
+        EventPen::new(&*meter, &LAYOUT, 0);
+        assert_eq!(next(&meter, at, HeadWord::Events), 2);
     }
 
     #[test]

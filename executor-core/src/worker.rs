@@ -240,11 +240,16 @@ impl<L: Lane, M: Deref<Target = [AtomicU64]>> Turn<L, M> {
     #[inline(always)]
     fn missed(&mut self) -> bool {
         self.desk.last_completed_at = 0;
-        let sleeps = self.idle.miss() == Rest::Sleep;
-        if sleeps {
-            self.sleep();
+        match self.idle.miss() {
+            Rest::Again => {}
+            // A yield may take longer than a gap that is worth a note, so each is looked at by itself.
+            Rest::Yielded => self.desk.notes.looked(&self.desk.meter, self.rota.len()),
+            Rest::Sleep => {
+                self.sleep();
+                return true;
+            }
         }
-        sleeps
+        false
     }
 
     #[cold]
@@ -258,6 +263,10 @@ impl<L: Lane, M: Deref<Target = [AtomicU64]>> Turn<L, M> {
             Woken::InTime => Some(WorkerWord::Naps),
             Woken::Overslept => Some(WorkerWord::Overslept),
         };
+        if word.is_none() {
+            // Falling asleep takes a barrier of the kernel's: it is no gap, and no sleep for people either.
+            self.desk.notes.slept(&self.desk.meter, begun_at, self.desk.clock.now(), 0);
+        }
         if let Some(word) = word {
             let worker = self.desk.layout.worker(self.desk.worker as usize);
             let slept = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
@@ -280,7 +289,7 @@ impl<L: Lane, M: Deref<Target = [AtomicU64]>> Turn<L, M> {
         if !worked {
             self.publish(WorkerWord::Sweeps, self.sweeps);
             if !std::mem::take(&mut self.has_slept) {
-                self.desk.notes.looked(&self.desk.meter);
+                self.desk.notes.looked(&self.desk.meter, self.rota.len());
             }
         }
         self.orders.answer();

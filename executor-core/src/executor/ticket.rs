@@ -193,7 +193,7 @@ impl<T, E> Ticket<T, E> {
         while !self.is_finished() {
             misses = misses.wrapping_add(1);
             let rest = idle.miss();
-            if rest == Rest::Again && !misses.is_multiple_of(64) && !timeout.is_zero() {
+            if rest != Rest::Sleep && !misses.is_multiple_of(64) && !timeout.is_zero() {
                 continue;
             }
             let end = *end.get_or_insert_with(|| deadline(timeout));

@@ -95,7 +95,7 @@ impl Engine {
         while !self.results.has_ended(place) {
             misses = misses.wrapping_add(1);
             let rest = idle.miss();
-            if rest == Rest::Again && !misses.is_multiple_of(MISSES) && !timeout.is_zero() {
+            if rest != Rest::Sleep && !misses.is_multiple_of(MISSES) && !timeout.is_zero() {
                 continue;
             }
             let end = *end.get_or_insert_with(|| deadline(timeout));

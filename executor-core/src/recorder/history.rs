@@ -55,7 +55,7 @@ pub(crate) struct History {
     /// The last moment at which it had looked at all its lanes and found nothing.
     pub(crate) looked_at: u64,
     /// A shorter time between two looks is none, in ticks.
-    stall: u64,
+    pub(crate) stall: u64,
 }
 
 impl History {

@@ -11,7 +11,7 @@ use super::history::History;
 use super::pen::write_event;
 use super::slow::{SlowTable, SlowTask, put_last, resume_last};
 use super::watch::{Faults, Watch, faults};
-use super::{Event, EventKind};
+use super::{Event, EventKind, HeadWord};
 use crate::clock::Clock;
 use crate::meter::{self, MeterLayout, WorkerWord};
 
@@ -39,8 +39,10 @@ const QUIET: Duration = Duration::from_millis(1);
 const OUTDATED: Duration = Duration::from_secs(600);
 /// A longer gap is an event.
 const GAP_EVENT: Duration = Duration::from_micros(100);
-/// A shorter time between two looks is no gap: sixteen looks at a hundred lanes take some 2 us.
+/// A shorter time between two looks is no gap.
 const STALL: Duration = Duration::from_micros(4);
+/// And so much longer for each lane that is looked at: sixteen looks at one take some 25 ns.
+const STALL_OF_LANE: Duration = Duration::from_nanos(100);
 /// Page faults are counted before tasks of a handler whose last run took this long.
 const LONG_RUN: Duration = Duration::from_micros(200);
 /// And before so many tasks of a handler of which one was slow.
@@ -53,6 +55,7 @@ struct Ticks {
     outdated: u64,
     gap_event: u64,
     stall: u64,
+    stall_of_lane: u64,
     long_run: u64,
 }
 
@@ -157,11 +160,15 @@ impl Notebook {
                 outdated: ticks(OUTDATED),
                 gap_event: ticks(GAP_EVENT),
                 stall,
+                stall_of_lane: ticks(STALL_OF_LANE),
                 long_run: ticks(LONG_RUN),
             },
             clock: *clock,
         };
         if is_on {
+            super::renumber(words, recorder);
+            super::skip(words, recorder, HeadWord::Slow);
+            super::skip(words, recorder, HeadWord::Errors);
             this.put(words, WorkerWord::BusyBefore, this.word(words, WorkerWord::BusyTicks));
             this.put(words, WorkerWord::AsleepBefore, this.word(words, WorkerWord::AsleepNs));
             this.put(words, WorkerWord::LookedAt, 0);
@@ -182,12 +189,14 @@ impl Notebook {
         meter::add(words, self.worker_at + word as usize, by);
     }
 
-    /// A task was found, which starts at this tick.
+    /// A task was found, which starts at this tick: that of the end of the task before it, where it follows that one.
     #[inline(always)]
-    pub(crate) fn found(&mut self, words: &[AtomicU64], started_at: u64) {
+    pub(crate) fn found(&mut self, words: &[AtomicU64], started_at: u64, follows: bool) {
         if self.times && self.watch.is_disturbed() {
             let found = self.disturbed(words);
-            self.wait_preempted = Of { started_at, found };
+            // What was after its start is a part of its run.
+            let of = if follows { &mut self.run_preempted } else { &mut self.wait_preempted };
+            *of = Of { started_at, found };
         }
     }
 
@@ -207,7 +216,11 @@ impl Notebook {
     #[inline(always)]
     pub(crate) fn ran(&mut self, words: &[AtomicU64], started_at: u64) {
         if self.times && self.watch.is_disturbed() {
-            let found = self.disturbed(words);
+            let before = self.run_preempted.of(started_at).flatten();
+            let found = match (before, self.disturbed(words)) {
+                (Some(before), Some(found)) => Some(before.saturating_add(found)),
+                (before, found) => before.or(found),
+            };
             self.run_preempted = Of { started_at, found };
         }
     }
@@ -347,7 +360,7 @@ impl Notebook {
         if !self.is_on {
             return;
         }
-        self.watch.slept();
+        self.watch.slept(self.clock.ticks_to_ns(end.saturating_sub(begin)));
         self.history.slept(begin, end);
         if ended_by != 0 {
             let event = self.event(EventKind::Slept, end).values(&[end.saturating_sub(begin), ended_by]);
@@ -355,15 +368,16 @@ impl Notebook {
         }
     }
 
-    /// The worker has looked at all its lanes, some times, and found nothing.
+    /// The worker has looked at all its lanes, so many, once or some times, and found nothing.
     #[inline(always)]
-    pub(crate) fn looked(&mut self, words: &[AtomicU64]) {
+    pub(crate) fn looked(&mut self, words: &[AtomicU64], lanes: usize) {
         if !self.times {
             return;
         }
         let now = self.clock.now();
         let since = self.history.rested_since();
-        if self.watch.is_disturbed() || now.saturating_sub(since) > self.ticks.stall {
+        self.history.stall = self.ticks.stall + lanes as u64 * self.ticks.stall_of_lane;
+        if self.watch.is_disturbed() || now.saturating_sub(since) > self.history.stall {
             self.stalled(words, since, now); // and the last look may have been before the gap
         } else {
             self.history.looked_at = now;
@@ -376,8 +390,12 @@ impl Notebook {
     #[inline(never)]
     fn stalled(&mut self, words: &[AtomicU64], since: u64, now: u64) {
         let preempted = if self.watch.is_disturbed() { self.disturbed(words) } else { None };
+        if since == 0 {
+            self.history.looked_at = now; // its first look of all
+            return;
+        }
         let gap = now.saturating_sub(since);
-        if since == 0 || gap <= self.ticks.stall {
+        if gap <= self.history.stall {
             return;
         }
         self.history.gap(since, now, preempted);
@@ -422,6 +440,53 @@ mod tests {
         assert_eq!(told.len(), 1);
         assert_eq!((told[0].kind, told[0].lane, told[0].worker), (EventKind::ClockBack, Some(3), Some(0)));
         assert_eq!(told[0].values, [17, 1, 0, 0]);
+    }
+
+    #[test]
+    fn the_first_look_of_all_ends_no_gap_and_the_next_ones_go_on_from_it() {
+        let meter = meter::heap(&LAYOUT);
+        let clock = Clock::detect();
+        let mut notes = Notebook::begin(Recording::default(), true, (&meter, &LAYOUT), 0, &clock, &[]);
+        let before = clock.now();
+        notes.looked(&meter, 1);
+        assert!(notes.history.rested_since() >= before, "what came before it is known to be nothing");
+        assert_eq!(notes.word(&meter, WorkerWord::LongestGap), 0);
+    }
+
+    #[test]
+    fn a_gap_is_longer_where_more_lanes_are_looked_at() {
+        let meter = meter::heap(&LAYOUT);
+        let clock = Clock::detect();
+        let mut notes = Notebook::begin(Recording::default(), true, (&meter, &LAYOUT), 0, &clock, &[]);
+        for (lanes, is_gap) in [(0, true), (usize::MAX >> 20, false)] {
+            notes.looked(&meter, 1);
+            notes.history.looked_at -= notes.ticks.stall + 1;
+            let since = notes.history.looked_at;
+            notes.looked(&meter, lanes);
+            let spell_ends = notes.history.rested_since() > notes.history.looked_at;
+            assert_eq!((spell_ends, notes.history.looked_at == since), (is_gap, is_gap), "{lanes} lanes");
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_took_after_a_shared_stamp_was_taken_from_the_run() {
+        let meter = meter::heap(&LAYOUT);
+        let clock = Clock::detect();
+        let mut notes = Notebook::begin(Recording::default(), true, (&meter, &LAYOUT), 0, &clock, &[]);
+        let interfere = || crate::preempt::Sentinel::of_this_thread().disarm();
+        if interfere().is_none() {
+            println!("skipped: no rseq area");
+            return;
+        }
+        notes.found(&meter, 100, false);
+        assert!(notes.wait_preempted.of(100).is_some() && notes.run_preempted.of(100).is_none());
+        interfere();
+        notes.found(&meter, 200, true);
+        assert!(notes.wait_preempted.of(200).is_none());
+        notes.run_preempted.found = Some(7);
+        interfere();
+        notes.ran(&meter, 200);
+        assert!(notes.run_preempted.of(200).flatten() >= Some(7), "and what it took later is added");
     }
 
     #[test]

@@ -16,8 +16,10 @@ pub struct EventPen<M> {
 
 impl<M: Deref<Target = [AtomicU64]>> EventPen<M> {
     /// The pen of recorder `recorder`: the number of a worker, or the number of workers for whoever looks after the lanes.
-    pub const fn new(meter: M, layout: &MeterLayout, recorder: usize) -> Self {
-        Self { meter, at: layout.recorder(recorder) }
+    pub fn new(meter: M, layout: &MeterLayout, recorder: usize) -> Self {
+        let at = layout.recorder(recorder);
+        super::renumber(&meter, at);
+        Self { meter, at }
     }
 
     /// Records an event; the number is given.

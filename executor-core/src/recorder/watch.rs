@@ -25,6 +25,8 @@ pub(crate) struct Watch {
     waited: u64,
     /// It slept since then, so some of what comes is a part of its waking.
     is_stale: bool,
+    /// For so long, in nanoseconds: the waking took no more.
+    asleep: u64,
     /// Faults when they were last asked for.
     pub(crate) faults: Faults,
     /// What a minor fault takes, in ticks.
@@ -40,6 +42,7 @@ impl Watch {
             schedstat,
             waited: 0,
             is_stale: false,
+            asleep: 0,
             faults: (0, 0),
             fault_ticks: fault_ticks(clock),
         };
@@ -52,7 +55,7 @@ impl Watch {
     /// Of no thread: it never sees anything.
     pub(crate) fn blind() -> Self {
         let sentinel = Sentinel::default();
-        Self { sentinel, schedstat: None, waited: 0, is_stale: false, faults: (0, 0), fault_ticks: 0 }
+        Self { sentinel, schedstat: None, waited: 0, is_stale: false, asleep: 0, faults: (0, 0), fault_ticks: 0 }
     }
 
     /// Whether preemption is seen at all.
@@ -71,8 +74,8 @@ impl Watch {
         !self.sentinel.is_untouched()
     }
 
-    /// How long the thread was ready to run and had no CPU since this was last asked, in nanoseconds: 0 if the kernel interfered
-    /// in another way (a signal, a stop) or does not tell. `None` if it was a restartable sequence of somebody else.
+    /// How long the thread was ready to run and had no CPU since this was last asked, in nanoseconds, at least: what its waking
+    /// may have been is left out. 0 if the kernel interfered in another way (a signal, a stop) or does not tell. `None` if it was a restartable sequence of somebody else.
     #[cold]
     pub(crate) fn look(&mut self) -> Option<u64> {
         let is_foreign = self.sentinel.is_replaced();
@@ -81,13 +84,15 @@ impl Watch {
         self.sentinel.arm();
         let Some(waited) = waited else { return (!is_foreign).then_some(0) };
         let before = std::mem::replace(&mut self.waited, waited);
-        Some(waited.saturating_sub(before))
+        let asleep = std::mem::take(&mut self.asleep);
+        Some(waited.saturating_sub(before).saturating_sub(asleep))
     }
 
-    /// It slept.
-    pub(crate) fn slept(&mut self) {
+    /// It slept for so many nanoseconds.
+    pub(crate) fn slept(&mut self, ns: u64) {
         self.sentinel.arm();
         self.is_stale = true;
+        self.asleep = self.asleep.saturating_add(ns);
     }
 
     /// There is nothing to do: a good moment to ask.
@@ -100,7 +105,7 @@ impl Watch {
 
     #[cold]
     fn catch_up(&mut self) {
-        self.is_stale = false;
+        (self.is_stale, self.asleep) = (false, 0);
         if let Some(waited) = self.run_delay() {
             self.waited = waited;
         }
@@ -141,5 +146,26 @@ fn fault_ticks(clock: &Clock) -> u64 {
     match faults().0.saturating_sub(before) {
         count if count >= PAGES as u64 => ticks / PAGES as u64,
         _ => clock.ns_to_ticks(FAULT_NS),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_have_been_its_waking_is_no_preemption() {
+        let mut watch = Watch::begin(&Clock::detect());
+        let Some(waited) = watch.run_delay().filter(|&waited| waited > 0) else {
+            println!("skipped: /proc tells nothing of this thread");
+            return;
+        };
+        watch.waited = 0;
+        assert!(watch.look() >= Some(waited), "it did not sleep");
+        watch.waited = 0;
+        watch.slept(u64::MAX);
+        assert_eq!(watch.look(), Some(0));
+        watch.waited = 0;
+        assert!(watch.look() >= Some(waited), "after that look it is known again");
     }
 }
