@@ -360,7 +360,13 @@ fn shares(change: &Change<'_>, worker: &WorkerView, before: Option<&WorkerView>)
     let ns = change.ns.filter(|ns| *ns > 0)? as f64;
     let asleep_ns = worker.sleep.asleep_ns.saturating_sub(before.map_or(0, |before| before.sleep.asleep_ns));
     let asleep = (asleep_ns as f64 / ns).min(1.0); // a sleep is counted at its end
-    let busy = 0.0;
+    let busy_ticks = worker.time.map_or(0, |time| {
+        // A worker that began to serve in between began at 0.
+        let then = before.and_then(|before| before.time).filter(|then| then.serves_since == time.serves_since);
+        time.busy_ticks.saturating_sub(then.map_or(0, |then| then.busy_ticks))
+    });
+    let busy_ns = change.after.clock.map_or(0, |clock| clock.ticks_to_ns(busy_ticks));
+    let busy = (busy_ns as f64 / ns).min(1.0 - asleep); // a task is counted at its end
     Some(Shares { busy, idle: 1.0 - asleep - busy, asleep })
 }
 

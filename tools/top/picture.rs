@@ -143,7 +143,7 @@ mod tests {
     use executor_core::histogram::{BUCKETS, HistogramSnapshot, bucket_of};
     use executor_core::idle::IdleStrategy;
     use executor_core::{Clock, ClockSource, RegistryBuilder};
-    use executor_shm::inspect::{Inspection, Inspector};
+    use executor_shm::inspect::{Inspection, Inspector, TimeView};
     use executor_shm::{InstanceName, Sidecar};
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
@@ -186,6 +186,8 @@ mod tests {
         view.stats.by_status = Default::default();
         view.workers.iter_mut().for_each(|worker| {
             (worker.tasks, worker.lanes, worker.sleep) = (0, 1, Default::default());
+            let time = worker.time.as_mut().unwrap();
+            (time.serves_since, time.busy_ticks, time.asleep_ns) = (0, 0, 0);
         });
         view.handlers.iter_mut().for_each(|handler| {
             handler.by_status = Default::default();
@@ -220,6 +222,7 @@ mod tests {
         view.stats.by_status[1] = tasks;
         view.workers.iter_mut().for_each(|worker| {
             (worker.tasks, worker.sleep.wakes, worker.sleep.asleep_ns) = (tasks, 10 * seconds, SECOND / 4 * seconds);
+            worker.time = worker.time.map(|time| TimeView { busy_ticks: SECOND / 2 * seconds, ..time });
         });
         for (number, handler) in (1..).zip(&mut view.handlers).filter(|(number, _)| *number < 4) {
             handler.by_status[1] = tasks / number;
@@ -269,6 +272,30 @@ mod tests {
                 }
             }
         });
+    }
+
+    /// How many of twenty characters are which, in the bar of the only worker.
+    fn bar_of_worker(board: &Board) -> [usize; 3] {
+        let (content, _) = board.grid().unwrap().rows[0].last().unwrap();
+        let bar = content.line(20, false).to_string();
+        ['█', '▒', '·'].map(|mark| bar.chars().filter(|letter| *letter == mark).count())
+    }
+
+    #[test]
+    fn the_bar_of_a_worker_is_full_for_the_share_of_its_time_that_it_spent_in_handlers() {
+        let view = real("busy");
+        let mut board = board(&view, 3);
+        assert_eq!(bar_of_worker(&board), [10, 5, 5], "half in handlers, a quarter asleep");
+        let mut take = |second, busy_ticks, serves_since| {
+            let mut view = later(&view, second);
+            let time = view.workers[0].time.as_mut().unwrap();
+            (time.busy_ticks, time.serves_since) = (busy_ticks, serves_since);
+            board.take(Ok(Sample { view, at_ns: Some(second * SECOND) }), Instant::now());
+            bar_of_worker(&board)
+        };
+        assert_eq!(take(4, SECOND / 10, 9), [2, 13, 5], "it began to serve in between, so it began at 0");
+        assert_eq!(take(5, 90 * SECOND, 9), [15, 0, 5], "a task is counted at its end, so there may be too much of it");
+        assert_eq!(take(6, 90 * SECOND, 9), [0, 15, 5]);
     }
 
     #[test]
