@@ -2,12 +2,13 @@
 
 use std::fmt::Write;
 
+use executor_core::histogram::HistogramSnapshot;
 use executor_shm::inspect::WorkerView;
 use serde_json::{Value, json};
 
 use crate::colour::Mood;
-use crate::dump_json::{attached, by_status, percentiles, quantile_ns, unanswered};
-use crate::dump_text::{self, life, life_mood, lines, statuses, table};
+use crate::dump_json::{self, attached, by_status, quantile_ns, unanswered};
+use crate::dump_text::{self, life, life_mood, lines, longest, statuses, table};
 use crate::sample::{Change, LaneChange};
 use crate::units::{count, counted, nanoseconds};
 
@@ -18,7 +19,7 @@ pub(crate) const KEYS: &str = "\
 Keys of --json: `instance`, `alive`, `at_ns` (the later moment), `seconds` and all rates null where a copy was made by other means \
 than save; `starts` of a sidecar in between; `tasks` ended, `tasks_per_second`, `by_status`; `lanes_attached` and `unanswered` as they \
 are now; `total_ns`, from submit to end, of the tasks in between; `workers`, `handlers` and `lanes`, each with its own. Counts are those \
-in between, `depth` is now, `depth_change` since. Percentiles are those of the tasks in between.";
+in between, `depth` is now, `depth_change` since. Percentiles are those of the tasks in between, null where they are past the table.";
 
 fn sum(counts: &[u64]) -> u64 {
     counts.iter().fold(0, |sum, count| sum.saturating_add(*count))
@@ -28,6 +29,17 @@ fn sum(counts: &[u64]) -> u64 {
 fn asleep(change: &Change<'_>, worker: &WorkerView, before: Option<&WorkerView>) -> Option<f64> {
     let slept = worker.sleep.asleep_ns.saturating_sub(before.map_or(0, |before| before.sleep.asleep_ns));
     change.ns.filter(|ns| *ns > 0).map(|ns| (slept as f64 / ns as f64).min(1.0)) // a sleep is counted at its end
+}
+
+/// As everywhere, but for times past the table of the histogram, of which only that is known.
+fn percentiles(change: &Change<'_>, histogram: &HistogramSnapshot) -> Value {
+    let mut all = dump_json::percentiles(change.after, histogram);
+    for (key, q) in [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p999", 0.999), ("max", 1.0)] {
+        if histogram.quantile(q) == Some(u64::MAX) {
+            all[key] = Value::Null;
+        }
+    }
+    all
 }
 
 /// Everything.
@@ -60,8 +72,8 @@ pub(crate) fn change_json(change: &Change<'_>, at_ns: Option<u64>) -> Value {
                 "tasks": tasks,
                 "tasks_per_second": change.rate(tasks),
                 "by_status": by_status(&handler.by_status),
-                "queue_ns": percentiles(change.after, &handler.queue),
-                "run_ns": percentiles(change.after, &handler.run),
+                "queue_ns": percentiles(change, &handler.queue),
+                "run_ns": percentiles(change, &handler.run),
             })
         })
         .collect();
@@ -77,7 +89,7 @@ pub(crate) fn change_json(change: &Change<'_>, at_ns: Option<u64>) -> Value {
         "by_status": by_status(&counts),
         "lanes_attached": change.after.alive.map(|_| attached(change.after)),
         "unanswered": unanswered(change.after),
-        "total_ns": percentiles(change.after, &change.total()),
+        "total_ns": percentiles(change, &change.total()),
         "workers": workers,
         "handlers": handlers,
         "lanes": lanes,
@@ -99,7 +111,7 @@ fn lane_json(change: &Change<'_>, lane: &LaneChange<'_>) -> Value {
         "started_per_second": lane.started.and_then(|started| change.rate(started)),
         "depth": lane.after.depth,
         "depth_change": depth_change(lane),
-        "total_ns": percentiles(change.after, &lane.total),
+        "total_ns": percentiles(change, &lane.total),
     })
 }
 
@@ -191,7 +203,7 @@ pub(crate) fn change_line(change: &Change<'_>, elapsed_ns: u64) -> String {
     let counts = change.by_status();
     let not_done = sum(&counts).saturating_sub(counts.get(1).copied().unwrap_or(0));
     let total = change.total();
-    let at = |q| quantile_ns(change.after, &total, q).map_or(NONE.to_owned(), nanoseconds);
+    let at = |q| quantile_ns(change.after, &total, q).map_or(NONE.to_owned(), longest);
     format!(
         "{:>11.1} {:>14} {:>12} {:>9} {:>12} {:>12} {:>10} {:>11} {:>11}{}",
         elapsed_ns as f64 / 1e9,
@@ -205,4 +217,40 @@ pub(crate) fn change_line(change: &Change<'_>, elapsed_ns: u64) -> String {
         at(1.0),
         if change.after.alive == Some(true) { "" } else { "  dead" },
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use executor_core::histogram::BUCKETS;
+    use executor_shm::inspect::Inspection;
+
+    use super::*;
+    use crate::sample::{Sample, real};
+
+    /// What a second did to it.
+    fn told(view: &Inspection, before: fn(&mut Inspection), after: fn(&mut Inspection)) -> (Value, String, String) {
+        let sample = |second, change: fn(&mut Inspection)| {
+            let mut view = view.clone();
+            change(&mut view);
+            Sample { view, at_ns: Some(second * 1_000_000_000) }
+        };
+        let (before, after) = (sample(1, before), sample(2, after));
+        let change = Change::new(&before, &after).unwrap();
+        (change_json(&change, None), change_text(&change), change_line(&change, 1_000_000_000))
+    }
+
+    #[test]
+    fn a_time_past_the_table_is_told_as_one_and_no_time_for_programs() {
+        let past = |view: &mut Inspection| {
+            let times = HistogramSnapshot::from_buckets((0..BUCKETS).map(|bucket| u64::from(bucket == BUCKETS - 1)));
+            (view.lanes[0].total, view.handlers[0].run, view.handlers[0].queue) = (times.clone(), times.clone(), times);
+            view.handlers[0].by_status[1] = 1;
+        };
+        let (json, text, line) = told(&real("past"), |_| {}, past);
+        for times in [&json["total_ns"], &json["lanes"][0]["total_ns"], &json["handlers"][0]["run_ns"]] {
+            assert_eq!((&times["count"], &times["p50"], &times["max"]), (&1.into(), &Value::Null, &Value::Null));
+        }
+        assert_eq!((line.matches("> 20 s").count(), line.contains('m')), (4, false), "{line}");
+        assert_eq!(text.matches("> 20 s").count(), 12, "{text}");
+    }
 }

@@ -132,3 +132,17 @@ fn since<const N: usize>(after: &[u64; N], before: &[u64; N]) -> [u64; N] {
     }
     counts
 }
+
+/// How a real instance stands that has a worker, a lane and a handler, and did nothing yet.
+#[cfg(test)]
+pub(crate) fn real(what: &str) -> Inspection {
+    use executor_shm::inspect::Inspector;
+    use executor_shm::{InstanceName, Sidecar};
+
+    let name = InstanceName::new(&format!("test-sample-{what}-{}", std::process::id())).unwrap();
+    let mut registry = executor_core::Registry::builder();
+    registry.handler(7, "echo", |_, _, _| Ok(()));
+    let sidecar = Sidecar::builder().instance(name.clone()).registry(registry.build().unwrap());
+    let _sidecar = sidecar.lanes(1).capacity(8).pinned(false).start().unwrap();
+    Inspector::open(&name).unwrap().look()
+}

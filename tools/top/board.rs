@@ -11,10 +11,10 @@ use super::grid::{Column, Content, Grid, Key, Row};
 use crate::colour::Mood;
 use crate::dump::{handlers, lanes};
 use crate::dump_json::{attached, quantile_ns, running_ns, unanswered};
-use crate::dump_text::{NONE, in_flight, is_placed, lane_mood, life, life_mood};
+use crate::dump_text::{NONE, in_flight, is_placed, lane_mood, life, life_mood, longest};
 use crate::exit::one_line;
 use crate::sample::{Change, LaneChange, Sample};
-use crate::units::{count, nanoseconds};
+use crate::units::count;
 
 /// Values of a sparkline.
 const HISTORY: usize = 60;
@@ -334,7 +334,7 @@ fn whole(value: Option<u64>) -> (Content, Key) {
 }
 
 fn time(ns: Option<u64>) -> (Content, Key) {
-    number(ns.map_or(NONE.to_owned(), nanoseconds), ns.map(|ns| ns as f64))
+    number(ns.map_or(NONE.to_owned(), longest), ns.map(|ns| ns as f64))
 }
 
 fn per_second(change: &Change<'_>, events: Option<u64>) -> (Content, Key) {
