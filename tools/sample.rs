@@ -7,7 +7,8 @@ use executor_shm::inspect::{HandlerView, Inspection, LaneView, WorkerView};
 #[derive(Debug)]
 pub(crate) struct Sample {
     pub(crate) view: Inspection,
-    /// When, in nanoseconds since 1970; `None` for a copy that nobody dated.
+    /// When, in nanoseconds since 1970; `None` for a copy that nobody dated. Live samples of one program are as far apart as they
+    /// were, whatever was done to the wall clock; copies have the wall clock of whoever made them.
     pub(crate) at_ns: Option<u64>,
 }
 

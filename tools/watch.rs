@@ -1,10 +1,12 @@
 //! `shm-dump watch`: a line for each interval, for as long as somebody reads.
 
 use std::io::Write;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use executor_shm::InstanceName;
 use executor_shm::inspect::{InspectError, Inspector};
+use nix::time::{ClockId, clock_gettime};
 use serde_json::json;
 
 use crate::diff::{TITLES, change_json, change_line};
@@ -13,9 +15,35 @@ use crate::sample::{Change, Sample};
 
 /// The instance as it stands.
 pub(crate) fn sample(instance: &InstanceName) -> Result<Sample, InspectError> {
+    static CLOCK: LazyLock<Option<SteadyClock>> = LazyLock::new(SteadyClock::new);
     let view = Inspector::open(instance)?.look();
-    let at_ns = std::time::UNIX_EPOCH.elapsed().ok().map(|since| since.as_nanos() as u64);
+    let at_ns = CLOCK.as_ref().and_then(SteadyClock::now_ns);
     Ok(Sample { view, at_ns })
+}
+
+/// The wall clock of the first look, carried on by a clock that nobody can set: what lies between two looks stays right, and
+/// positive, where somebody sets the wall clock in between. It counts the time for which the machine was suspended.
+#[derive(Debug)]
+struct SteadyClock {
+    wall_ns: u64,
+    boot_ns: u64,
+}
+
+impl SteadyClock {
+    fn new() -> Option<Self> {
+        let wall_ns = std::time::UNIX_EPOCH.elapsed().ok()?.as_nanos() as u64;
+        Some(Self { wall_ns, boot_ns: boot_ns()? })
+    }
+
+    /// In nanoseconds since 1970.
+    fn now_ns(&self) -> Option<u64> {
+        Some(self.wall_ns.saturating_add(boot_ns()?.saturating_sub(self.boot_ns)))
+    }
+}
+
+fn boot_ns() -> Option<u64> {
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).ok()?;
+    Some(Duration::from(now).as_nanos() as u64)
 }
 
 /// Prints `count` lines, or lines without end; ends when nobody reads any more. An instance that goes meanwhile may come
@@ -66,4 +94,20 @@ pub(crate) fn watch(
 fn say(line: &str) -> bool {
     let mut out = std::io::stdout().lock();
     out.write_all(format!("{line}\n").as_bytes()).and_then(|()| out.flush()).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wall_clock_that_is_set_back_or_forth_between_two_looks_changes_nothing_between_them() {
+        // As if the wall clock had been set from 1970 to this year since the first look.
+        let clock = SteadyClock { wall_ns: 5, boot_ns: boot_ns().unwrap() };
+        let (one, two) = (clock.now_ns().unwrap(), clock.now_ns().unwrap());
+        assert!(5 <= one && one <= two, "{one} {two}");
+        let year = 365 * 24 * 3_600 * 1_000_000_000;
+        assert!(two < year, "{two}: it asks the wall clock again");
+        assert!(SteadyClock::new().unwrap().now_ns().unwrap() > year, "it is the wall clock to begin with");
+    }
 }
