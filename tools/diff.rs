@@ -19,7 +19,7 @@ pub(crate) const KEYS: &str = "\
 Keys of --json: `instance`, `alive`, `at_ns` (the later moment), `seconds` and all rates null where a copy was made by other means \
 than save; `starts` of a sidecar in between; `tasks` ended, `tasks_per_second`, `by_status`; `lanes_attached` and `unanswered` as they \
 are now; `total_ns`, from submit to end, of the tasks in between; `workers`, `handlers` and `lanes`, each with its own. Counts are those \
-in between, `depth` is now, `depth_change` since. Percentiles are those of the tasks in between, null where they are past the table.";
+in between, null for a worker that was not there before, `depth` is now, `depth_change` since. Percentiles are those of the tasks in between, null where they are past the table.";
 
 fn sum(counts: &[u64]) -> u64 {
     counts.iter().fold(0, |sum, count| sum.saturating_add(*count))
@@ -27,7 +27,7 @@ fn sum(counts: &[u64]) -> u64 {
 
 /// The share of the time that a worker slept, 0 to 1.
 fn asleep(change: &Change<'_>, worker: &WorkerView, before: Option<&WorkerView>) -> Option<f64> {
-    let slept = worker.sleep.asleep_ns.saturating_sub(before.map_or(0, |before| before.sleep.asleep_ns));
+    let slept = worker.sleep.asleep_ns.saturating_sub(before?.sleep.asleep_ns);
     change.ns.filter(|ns| *ns > 0).map(|ns| (slept as f64 / ns as f64).min(1.0)) // a sleep is counted at its end
 }
 
@@ -48,12 +48,12 @@ pub(crate) fn change_json(change: &Change<'_>, at_ns: Option<u64>) -> Value {
     let workers: Vec<Value> = change
         .workers()
         .map(|(worker, before)| {
-            let since = |of: fn(&WorkerView) -> u64| of(worker).saturating_sub(before.map_or(0, of));
+            let since = |of: fn(&WorkerView) -> u64| Some(of(worker).saturating_sub(of(before?)));
             let tasks = since(|worker| worker.tasks);
             json!({
                 "worker": worker.worker,
                 "tasks": tasks,
-                "tasks_per_second": change.rate(tasks),
+                "tasks_per_second": tasks.and_then(|tasks| change.rate(tasks)),
                 "sweeps": since(|worker| worker.sweeps),
                 "asleep_share": asleep(change, worker, before),
                 "wakes": since(|worker| worker.sleep.wakes),
@@ -115,6 +115,11 @@ fn lane_json(change: &Change<'_>, lane: &LaneChange<'_>) -> Value {
     })
 }
 
+/// A count for people.
+fn number(number: Option<u64>) -> String {
+    number.map_or(NONE.to_owned(), count)
+}
+
 /// A rate for people.
 fn rate(rate: Option<f64>) -> String {
     match rate {
@@ -145,16 +150,16 @@ pub(crate) fn change_text(change: &Change<'_>) -> String {
     }
     let mut workers = table(["worker", "tasks", "tasks/s", "asleep", "wakes", "naps", "overslept"], 1);
     for (worker, before) in change.workers() {
-        let since = |of: fn(&WorkerView) -> u64| of(worker).saturating_sub(before.map_or(0, of));
+        let since = |of: fn(&WorkerView) -> u64| Some(of(worker).saturating_sub(of(before?)));
         let tasks = since(|worker| worker.tasks);
         workers.add_row([
             worker.worker.to_string(),
-            count(tasks),
-            rate(change.rate(tasks)),
+            number(tasks),
+            rate(tasks.and_then(|tasks| change.rate(tasks))),
             asleep(change, worker, before).map_or(NONE.to_owned(), |share| format!("{:.0} %", share * 100.0)),
-            count(since(|worker| worker.sleep.wakes)),
-            count(since(|worker| worker.sleep.naps)),
-            count(since(|worker| worker.sleep.overslept)),
+            number(since(|worker| worker.sleep.wakes)),
+            number(since(|worker| worker.sleep.naps)),
+            number(since(|worker| worker.sleep.overslept)),
         ]);
     }
     let titles = ["handler", "tasks", "tasks/s", "queue p50", "p99", "p99.9", "max", "run p50", "p99", "p99.9", "max"];
@@ -173,7 +178,6 @@ pub(crate) fn change_text(change: &Change<'_>) -> String {
         if lane.started == Some(0) && lane.resets == 0 && lane.total.count() == 0 && lane.after.depth == Some(0) {
             continue;
         }
-        let number = |number: Option<u64>| number.map_or(NONE.to_owned(), count);
         let mut cells = vec![
             lane.after.lane.to_string(),
             lane.after.state.map_or("damaged", |state| state.name()).to_owned(),
@@ -229,7 +233,7 @@ mod tests {
 
     /// What a second did to it.
     fn told(view: &Inspection, before: fn(&mut Inspection), after: fn(&mut Inspection)) -> (Value, String, String) {
-        let sample = |second, change: fn(&mut Inspection)| {
+        let sample = |second: u64, change: fn(&mut Inspection)| {
             let mut view = view.clone();
             change(&mut view);
             Sample { view, at_ns: Some(second * 1_000_000_000) }
@@ -252,5 +256,27 @@ mod tests {
         }
         assert_eq!((line.matches("> 20 s").count(), line.contains('m')), (4, false), "{line}");
         assert_eq!(text.matches("> 20 s").count(), 12, "{text}");
+    }
+
+    #[test]
+    fn a_worker_that_was_not_there_before_has_no_rate_and_what_was_made_since_began_at_nothing() {
+        let before = |view: &mut Inspection| {
+            view.workers.clear();
+            view.handlers.clear();
+            view.lanes.clear();
+        };
+        let after = |view: &mut Inspection| {
+            // What it did in all its starts.
+            (view.workers[0].tasks, view.workers[0].sleep.asleep_ns) = (123_456, 123_456);
+            view.handlers[0].by_status[1] = 3;
+            view.lanes[0].started = Some(4);
+        };
+        let (json, text, _) = told(&real("absent"), before, after);
+        let worker = &json["workers"][0];
+        for key in ["tasks", "tasks_per_second", "sweeps", "asleep_share", "wakes", "naps", "overslept"] {
+            assert_eq!(worker[key], Value::Null, "{key}");
+        }
+        assert!(!text.contains("123,456"), "{text}");
+        assert_eq!((&json["handlers"][0]["tasks"], &json["lanes"][0]["started"]), (&3.into(), &4.into()));
     }
 }

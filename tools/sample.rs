@@ -69,13 +69,14 @@ impl<'a> Change<'a> {
         self.after.epoch.saturating_sub(self.before.epoch)
     }
 
-    /// Each worker of the later sample, with what it was before.
+    /// Each worker of the later sample, with what it was before; `None` if a start in between brought it: it counts over all starts,
+    /// so what it did since is not known.
     pub(crate) fn workers(&self) -> impl Iterator<Item = (&WorkerView, Option<&WorkerView>)> {
         let before = |number| self.before.workers.iter().find(move |worker| worker.worker == number);
         self.after.workers.iter().map(move |worker| (worker, before(worker.worker)))
     }
 
-    /// What each handler did.
+    /// What each handler did. Rows stay, so one that was not there before began at 0 in between.
     pub(crate) fn handlers(&self) -> impl Iterator<Item = HandlerView> {
         self.after.handlers.iter().map(|after| {
             let before = self.before.handlers.iter().find(|before| before.row.id == after.row.id);
@@ -91,7 +92,7 @@ impl<'a> Change<'a> {
         })
     }
 
-    /// What went through each lane.
+    /// What went through each lane. Lanes stay, so one that was not there before was made in between.
     pub(crate) fn lanes(&self) -> impl Iterator<Item = LaneChange<'_>> {
         self.after.lanes.iter().map(|after| {
             let before = self.before.lanes.iter().find(|before| before.lane == after.lane);

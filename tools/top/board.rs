@@ -358,11 +358,12 @@ struct Shares {
 /// Where busy time is not told, all that is not sleep is idle.
 fn shares(change: &Change<'_>, worker: &WorkerView, before: Option<&WorkerView>) -> Option<Shares> {
     let ns = change.ns.filter(|ns| *ns > 0)? as f64;
-    let asleep_ns = worker.sleep.asleep_ns.saturating_sub(before.map_or(0, |before| before.sleep.asleep_ns));
+    let before = before?;
+    let asleep_ns = worker.sleep.asleep_ns.saturating_sub(before.sleep.asleep_ns);
     let asleep = (asleep_ns as f64 / ns).min(1.0); // a sleep is counted at its end
     let busy_ticks = worker.time.map_or(0, |time| {
         // A worker that began to serve in between began at 0.
-        let then = before.and_then(|before| before.time).filter(|then| then.serves_since == time.serves_since);
+        let then = before.time.filter(|then| then.serves_since == time.serves_since);
         time.busy_ticks.saturating_sub(then.map_or(0, |then| then.busy_ticks))
     });
     let busy_ns = change.after.clock.map_or(0, |clock| clock.ticks_to_ns(busy_ticks));
@@ -371,7 +372,7 @@ fn shares(change: &Change<'_>, worker: &WorkerView, before: Option<&WorkerView>)
 }
 
 fn worker_row(change: &Change<'_>, worker: &WorkerView, before: Option<&WorkerView>) -> Row {
-    let since = |of: fn(&WorkerView) -> u64| Some(of(worker).saturating_sub(before.map_or(0, of)));
+    let since = |of: fn(&WorkerView) -> u64| Some(of(worker).saturating_sub(of(before?)));
     let shares = shares(change, worker, before);
     let percent =
         |share: Option<f64>| number(share.map_or(NONE.to_owned(), |share| format!("{:.0} %", share * 100.0)), share);

@@ -274,28 +274,46 @@ mod tests {
         });
     }
 
-    /// How many of twenty characters are which, in the bar of the only worker.
-    fn bar_of_worker(board: &Board) -> [usize; 3] {
-        let (content, _) = board.grid().unwrap().rows[0].last().unwrap();
+    /// How many of twenty characters are which, in the bar of the only worker, if it has one.
+    fn bar_of(board: &Board) -> Option<[usize; 3]> {
+        let (content, _) = board.grid().unwrap().rows.first()?.last()?;
         let bar = content.line(20, false).to_string();
-        ['█', '▒', '·'].map(|mark| bar.chars().filter(|letter| *letter == mark).count())
+        let counts = ['█', '▒', '·'].map(|mark| bar.chars().filter(|letter| *letter == mark).count());
+        (!bar.is_empty()).then_some(counts)
     }
 
     #[test]
     fn the_bar_of_a_worker_is_full_for_the_share_of_its_time_that_it_spent_in_handlers() {
         let view = real("busy");
         let mut board = board(&view, 3);
-        assert_eq!(bar_of_worker(&board), [10, 5, 5], "half in handlers, a quarter asleep");
+        assert_eq!(bar_of(&board), Some([10, 5, 5]), "half in handlers, a quarter asleep");
         let mut take = |second, busy_ticks, serves_since| {
             let mut view = later(&view, second);
             let time = view.workers[0].time.as_mut().unwrap();
             (time.busy_ticks, time.serves_since) = (busy_ticks, serves_since);
             board.take(Ok(Sample { view, at_ns: Some(second * SECOND) }), Instant::now());
-            bar_of_worker(&board)
+            bar_of(&board).unwrap()
         };
         assert_eq!(take(4, SECOND / 10, 9), [2, 13, 5], "it began to serve in between, so it began at 0");
         assert_eq!(take(5, 90 * SECOND, 9), [15, 0, 5], "a task is counted at its end, so there may be too much of it");
         assert_eq!(take(6, 90 * SECOND, 9), [0, 15, 5]);
+    }
+
+    #[test]
+    fn a_worker_that_was_not_there_before_has_no_rate_and_no_bar() {
+        let view = real("absent");
+        let mut board = Board::new(view.instance.clone(), false);
+        for second in 1..4 {
+            let mut view = later(&view, second);
+            if second < 2 {
+                view.workers.clear();
+            }
+            board.take(Ok(Sample { view, at_ns: Some(second * SECOND) }), Instant::now());
+            let said = drawn(&board, 80, 24);
+            assert_eq!(bar_of(&board), (second == 3).then_some([10, 5, 5]), "{said}");
+            let is_told = ["3,000", "4,000", "5,000"].map(|rate| said.lines().skip(3).any(|line| line.contains(rate)));
+            assert_eq!(is_told, [false, false, second == 3], "{said}");
+        }
     }
 
     #[test]
