@@ -56,7 +56,7 @@ impl Timeline {
         let earliest = sheet.view.created_at_ns.saturating_sub(60_000_000_000);
         let mut known = BTreeSet::new();
         for task in &sheet.recorded.slow {
-            known.insert((task.lane, task.position));
+            known.insert((task.lane, task.position, task.completed_at));
             let words = format!(
                 "{}: {}, lane {}, position {}",
                 sheet.handler(task.handler_id),
@@ -69,7 +69,8 @@ impl Timeline {
         }
         for event in &sheet.recorded.events {
             let (at_ns, words) = (clock.realtime_ns_at(event.at), moments::words(sheet, event));
-            let is_known = || known.contains(&(event.lane.unwrap_or(u32::MAX), event.values[0]));
+            // Positions of a lane begin again with each owner.
+            let is_known = || known.contains(&(event.lane.unwrap_or(u32::MAX), event.values[0], event.at));
             match event.kind {
                 EventKind::SlowTask if is_known() => {}
                 EventKind::SlowTask => {
@@ -126,7 +127,11 @@ pub(crate) fn section(sheet: &Sheet<'_>) -> Markup {
                          Times across are before the last of them, which was at "
                         (figure(whole.to, &date(whole.to))) "."
                     }
-                    (picture(timeline, whole, "all events"))
+                    @if whole.from == whole.to {
+                        p { "All that could be drawn was at that one moment, so there is no picture of it." }
+                    } @else {
+                        (picture(timeline, whole, "all events"))
+                    }
                     @if let Some(newest) = timeline.newest() {
                         (picture(timeline, newest, "the newer half of them"))
                     }
@@ -229,5 +234,50 @@ fn marks_row(name: &str, marks: &[&Mark], top: f64, span: Span, x: &impl Fn(u64)
             }
             line.mark x1=(x(mark.to_ns)) x2=(x(mark.to_ns)) y1=(top + 20.0) y2=(top + 40.0) { title { (mark.words) } }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use executor_core::recorder::SlowTask;
+    use executor_shm::inspect::Recorded;
+
+    use super::super::sheet::Taken;
+    use super::*;
+    use crate::sample::real;
+
+    /// The section of what was recorded of an instance, and how many slow tasks stand in its picture.
+    fn drawn(what: &str, record: impl FnOnce(u64) -> Recorded) -> (String, usize) {
+        let view = real(what);
+        let now = view.clock.unwrap().now();
+        let (recorded, taken) = (record(now), Taken { at_ns: None, folder: None });
+        let sheet = Sheet { view: &view, recorded: &recorded, taken: &taken };
+        (section(&sheet).into_string(), Timeline::new(&sheet).unwrap().slow.len())
+    }
+
+    /// An event of a slow task at a position of lane 3.
+    fn slow(position: u64, at: u64) -> Event {
+        Event { lane: Some(3), values: [position, 10, 5, 5], ..Event::new(EventKind::SlowTask, at) }
+    }
+
+    #[test]
+    fn slow_tasks_of_two_owners_of_a_lane_are_two_though_their_positions_are_one() {
+        let (_, points) = drawn("owners", |now| Recorded {
+            slow: vec![SlowTask { lane: 3, position: 7, completed_at: now, ..SlowTask::default() }],
+            events: vec![slow(7, now - 1_000), slow(7, now)],
+            ..Recorded::default()
+        });
+        assert_eq!(points, 2, "one that is known as an event alone, one that is known in both ways");
+    }
+
+    #[test]
+    fn a_single_moment_has_a_sentence_and_no_picture() {
+        let started = |now| Event::new(EventKind::Started, now);
+        let (page, _) =
+            drawn("one", |now| Recorded { events: vec![started(now)], events_ever: 1, ..Recorded::default() });
+        assert!(page.contains("at that one moment") && !page.contains("<svg"), "{page}");
+        let two = |now| Recorded { events: vec![started(now - 1_000_000), started(now)], ..Recorded::default() };
+        let (page, _) = drawn("two", two);
+        assert!(!page.contains("at that one moment") && page.contains("<svg"), "{page}");
     }
 }
