@@ -27,8 +27,9 @@ impl Slots {
         let (depth, completed) = lane.depth.zip(lane.completed)?;
         let waiting = depth.min(capacity);
         let in_flight = u64::from(lane.in_flight.is_some()).min(capacity - waiting);
-        let credited = lane.producer.map_or(completed, |producer| producer.credited);
-        let not_collected = completed.saturating_sub(credited).min(capacity - waiting - in_flight);
+        // Credit is given late, and what is taken out of order has none yet; what nobody wants has credit and is not collected.
+        let taken = lane.producer.map_or(completed, |producer| producer.credited.max(producer.collected));
+        let not_collected = completed.saturating_sub(taken).min(capacity - waiting - in_flight);
         Some(Self { waiting, in_flight, not_collected, free: capacity - waiting - in_flight - not_collected })
     }
 }
@@ -139,4 +140,25 @@ fn row(sheet: &Sheet<'_>, lane: &LaneView, capacity: u64) -> Vec<Markup> {
         quantile(0.99),
         quantile(1.0),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use executor_shm::inspect::ProducerView;
+
+    use super::*;
+    use crate::sample::real;
+
+    #[test]
+    fn answers_that_were_taken_are_collected_before_they_have_credit() {
+        let mut lane = real("slots").lanes.remove(0);
+        (lane.depth, lane.completed) = (Some(0), Some(10));
+        let mut not_collected = |credited, collected| {
+            lane.producer = Some(ProducerView { submitted: 10, credited, collected, rejected: 0 });
+            Slots::of(&lane, 8).unwrap().not_collected
+        };
+        assert_eq!(not_collected(4, 9), 1, "credit is given late");
+        assert_eq!(not_collected(8, 3), 2, "nobody wants the answers of what was dropped");
+        assert_eq!(not_collected(10, 10), 0);
+    }
 }
