@@ -122,6 +122,22 @@ mod tests {
     }
 
     #[test]
+    fn a_lane_that_nobody_has_is_served_by_nobody_and_has_no_priority() {
+        use executor_shm::state::LaneState;
+
+        let mut view = view("free", "echo");
+        let mut info = |state| {
+            view.lanes[0].state = Some(state);
+            let scrape = exposition(view.clone(), Dialect::OpenMetrics);
+            scrape.lines().find(|line| line.starts_with("executor_lane_info{")).unwrap().to_owned()
+        };
+        let free = info(LaneState::Free);
+        assert!(free.contains("state=\"free\",priority=\"\",worker=\"\""), "{free}");
+        let active = info(LaneState::Active);
+        assert!(active.contains("state=\"active\",priority=\"low\",worker=\"0\""), "{active}");
+    }
+
+    #[test]
     fn rows_of_a_damaged_file_that_are_alike_are_told_once() {
         let mut view = view("twice", "echo");
         let before = samples(&view);

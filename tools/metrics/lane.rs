@@ -6,6 +6,7 @@ use executor_shm::inspect::{Inspection, LaneView};
 use prometheus_client::registry::Unit;
 
 use super::family::{Family, Kind, Samples};
+use crate::dump_text::is_placed;
 
 const LABELS: &[&str] = &["lane"];
 
@@ -15,11 +16,15 @@ pub(super) const FAMILIES: &[Family] = &[
         kind: Kind::Info,
         unit: None,
         labels: &["lane", "state", "priority", "worker"],
-        help: "What it is now, how urgent, and who serves it.",
+        help: "What it is now, how urgent, and who serves it; the latter two empty while nobody has it.",
         read: |view, samples| {
             for lane in &view.lanes {
                 let state = lane.state.map_or("damaged", |state| state.name());
-                samples.info(&[&lane.lane, &state, &lane.placement.priority.name(), &lane.placement.worker]);
+                let (priority, worker) = match is_placed(lane) {
+                    true => (lane.placement.priority.name(), lane.placement.worker.to_string()),
+                    false => ("", String::new()),
+                };
+                samples.info(&[&lane.lane, &state, &priority, &worker]);
             }
         },
     },

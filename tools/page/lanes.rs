@@ -7,6 +7,7 @@ use maud::{Markup, html};
 use super::head::by_status;
 use super::sheet::{NONE, Sheet, across, counted, plain, share};
 use super::table::table;
+use crate::dump_text::is_placed;
 use crate::units::{self, count};
 
 /// Lanes that are shown; `shm-dump lanes` has all.
@@ -123,13 +124,21 @@ fn row(sheet: &Sheet<'_>, lane: &LaneView, capacity: u64) -> Vec<Markup> {
         0 => html! { (NONE) },
         owner => html! { "pid " (owner) },
     };
+    // A lane that nobody has is nobody's to serve.
+    let placed = |what: Markup| {
+        if is_placed(lane) {
+            what
+        } else {
+            html! { (NONE) }
+        }
+    };
     let quantile = |q| sheet.quantile(&lane.total, q);
     vec![
         html! { (lane.lane) },
         html! { (lane.state.map_or("damaged", |state| state.name())) @if lane.sleeping { ", worker asleep" } },
         owner,
-        html! { (lane.placement.priority.name()) },
-        html! { (lane.placement.worker) },
+        placed(html! { (lane.placement.priority.name()) }),
+        placed(html! { (lane.placement.worker) }),
         number(lane.depth),
         in_flight,
         number(slots.map(|slots| slots.not_collected)),
