@@ -14,8 +14,9 @@ use std::process::Output;
 use executor_client::{Client, InstanceName, TaskDescriptor};
 use executor_core::histogram::HistogramSnapshot;
 use executor_core::{Handler, Registry, TaskError};
-use executor_shm::inspect::{Inspection, Inspector, Recorded};
+use executor_shm::inspect::{Inspection, Inspector, LaneView, Recorded};
 use executor_shm::layout::status;
+use executor_shm::state::LaneState;
 use executord::handlers::{ECHO, SPIN, SUM};
 use nix::sys::stat::Mode;
 use scraper::{ElementRef, Html, Selector};
@@ -219,6 +220,35 @@ fn an_instance_without_tasks_has_every_section_and_says_that_there_is_nothing() 
     assert!(said(&page, "#lanes").contains("No lane has been used"), "{}", said(&page, "#lanes"));
     assert!(said(&page, "#handlers").contains("No times of tasks"));
     assert!(select(&page, "header .warning").is_empty());
+}
+
+#[test]
+fn what_was_not_recorded_is_left_out_and_not_told_as_none() {
+    for (flag, warning, requests) in [
+        ("--no-recording", "no bytes, times, slow tasks, events or errors", "-"),
+        ("--no-timing", "Timing is off", "10 B"),
+    ] {
+        let sidecar = Sidecar::start(&instance("sparse"), &[flag, "--lanes", "1"]);
+        let mut client = sidecar.connect();
+        for _ in 0..2 {
+            submit(&mut client, ECHO, b"hello");
+        }
+        collect(&mut client, 2);
+        drop(client);
+        eventually("its lane is free again", || {
+            let (view, _) = looked(&sidecar.instance);
+            let is_free = |lane: &LaneView| lane.state == Some(LaneState::Free) && lane.resets > 0;
+            view.stats.tasks == 2 && view.lanes.iter().all(is_free)
+        });
+        let page = printed(&[sidecar.instance.as_str()]);
+        assert!(said(&page, "header .warning").contains(warning), "{flag}: {}", said(&page, "header"));
+        assert_eq!(text_of(cell(&page, "handlers", "echo", "ended")), "2 done", "{flag}");
+        assert_eq!(text_of(cell(&page, "handlers", "echo", "requests")), requests, "{flag}");
+        assert_eq!(text_of(cell(&page, "lanes", "0", "state")), "free", "{flag}: it has been used");
+        for title in ["owner", "priority", "worker"] {
+            assert_eq!(text_of(cell(&page, "lanes", "0", title)), "-", "{flag}: nobody has it");
+        }
+    }
 }
 
 #[test]

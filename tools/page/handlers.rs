@@ -6,7 +6,7 @@ use maud::{Markup, html};
 
 use super::axis::{Decades, power};
 use super::head::by_status;
-use super::sheet::{Sheet, across, figure, longest, plain};
+use super::sheet::{NONE, Sheet, across, figure, longest, plain};
 use super::table::table;
 use crate::dump_json::quantile_ns;
 use crate::units::{bytes, count};
@@ -60,13 +60,20 @@ pub(crate) fn section(sheet: &Sheet<'_>) -> Markup {
 
 fn row(sheet: &Sheet<'_>, handler: &HandlerView) -> Vec<Markup> {
     let quantiles = |of: &HistogramSnapshot| [0.5, 0.99, 0.999, 1.0].map(|q| sheet.quantile(of, q));
+    let size = |size: u64| {
+        if sheet.view.is_recorded {
+            figure(size, &bytes(size))
+        } else {
+            html! { (NONE) }
+        }
+    };
     let row = &handler.row;
     let mut cells = vec![
         html! { bdi { (plain(&row.name)) } @if row.gone { " (gone)" } },
         html! { (row.id) },
         by_status(&handler.by_status, 1),
-        figure(handler.request_bytes, &bytes(handler.request_bytes)),
-        figure(handler.response_bytes, &bytes(handler.response_bytes)),
+        size(handler.request_bytes),
+        size(handler.response_bytes),
     ];
     cells.extend(quantiles(&handler.queue));
     cells.extend(quantiles(&handler.run));

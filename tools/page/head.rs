@@ -78,13 +78,17 @@ fn warning(sheet: &Sheet<'_>) -> Option<String> {
             "The clock of this instance cannot be read: its files are damaged. No times can be told, only counts."
                 .to_owned(),
         ),
-        (_, _, None) => {
-            Some("Recording is off: there are counts, and no times, slow tasks, events or errors.".to_owned())
-        }
+        (_, _, None) => Some(
+            "Recording is off: there are counts of tasks, and no bytes, times, slow tasks, events or errors."
+                .to_owned(),
+        ),
         (Some(false), ..) => {
             let tasks = unanswered(view);
             let left = if tasks == 0 { String::new() } else { format!(" {tasks} tasks wait for the next start.") };
             Some(format!("No sidecar serves this instance; this is what the last one left.{left}"))
+        }
+        _ if !view.timed => {
+            Some("Timing is off: there are counts, bytes, events and errors, and no times or slow tasks.".to_owned())
         }
         _ => None,
     }

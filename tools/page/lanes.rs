@@ -35,8 +35,10 @@ impl Slots {
     }
 }
 
+/// Whether nobody ever used it. Times are not always recorded; an owner that left is told by a reset in any case.
 fn is_idle(lane: &LaneView) -> bool {
-    lane.state == Some(LaneState::Free) && lane.owner == 0 && lane.total.count() == 0 && lane.depth == Some(0)
+    let did_nothing = lane.resets == 0 && lane.total.count() == 0 && lane.by_status.iter().all(|tasks| *tasks == 0);
+    lane.state == Some(LaneState::Free) && lane.owner == 0 && lane.depth == Some(0) && did_nothing
 }
 
 pub(crate) fn section(sheet: &Sheet<'_>) -> Markup {
