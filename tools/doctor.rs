@@ -1,6 +1,6 @@
 //! `executord doctor`: what of this machine and of the instance's files is in the way of a sidecar, and what to do about it.
 //!
-//! It only reads: it takes no lock that could hinder a start, and opens nothing for writing. Each check is a function from a
+//! It only reads: it takes no lock and listens nowhere, so it hinders no start, and opens nothing for writing. Each check is a function from a
 //! [`Case`] to a [`Finding`]; keys are stable.
 
 mod cpus;
@@ -31,7 +31,7 @@ use crate::units::counted;
 type Check = (&'static str, &'static str, fn(&Case<'_>) -> Finding);
 
 /// Every check, in the order in which they are printed.
-const CHECKS: [Check; 22] = [
+const CHECKS: [Check; 23] = [
     ("instance", "whether a sidecar serves the instance, or may", files::instance),
     ("abi", "whether another build made the files", files::abi),
     ("owner", "whether names of the instance are somebody else's, or no files", files::owner),
@@ -49,6 +49,7 @@ const CHECKS: [Check; 22] = [
     ("cpu_latency", "whether --cpu-latency may be held", rights::cpu_latency),
     ("rtprio", "which real-time priority may be had", rights::rtprio),
     ("memlock", "how much memory may be locked", rights::memlock),
+    ("metrics", "whether the address for --metrics can be had", rights::metrics),
     ("clock", "what tasks are stamped with", kernel::clock),
     ("futex_waitv", "whether a worker can sleep on many lanes", kernel::futex_waitv),
     ("membarrier", "whether submits are spared a fence", kernel::membarrier),
@@ -338,12 +339,12 @@ mod tests {
         let diagnosis = tree.look(&Settings::default(), |_| {});
         assert_eq!(diagnosis.count(State::Ok), CHECKS.len(), "{}", diagnosis.text());
         assert!(diagnosis.is_sound());
-        assert!(diagnosis.text().ends_with("\ninstance default: 0 errors, 22 ok\n"), "{}", diagnosis.text());
+        assert!(diagnosis.text().ends_with("\ninstance default: 0 errors, 23 ok\n"), "{}", diagnosis.text());
         let json: Value = serde_json::from_str(&diagnosis.json()).unwrap();
         let keys: Vec<&str> =
             json["checks"].as_array().unwrap().iter().map(|check| check["key"].as_str().unwrap()).collect();
         assert_eq!(keys, CHECKS.map(|(key, ..)| key), "keys are stable, and every check is there");
-        assert_eq!((&json["counts"]["ok"], &json["counts"]["error"]), (&22.into(), &0.into()));
+        assert_eq!((&json["counts"]["ok"], &json["counts"]["error"]), (&23.into(), &0.into()));
     }
 
     #[test]

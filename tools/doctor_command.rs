@@ -6,6 +6,7 @@
 mod support;
 
 use std::fs::{self, File};
+use std::net::TcpListener;
 use std::os::unix::fs::{chown, symlink};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Output, Stdio};
@@ -408,6 +409,30 @@ fn rights_that_a_user_lacks_are_told_where_they_are_asked_for() {
     }
     assert_says(&latency, "warning", "--cpu-latency 0 will be refused");
     assert_eq!(output.status.code(), Some(0), "a start serves without it");
+}
+
+#[test]
+fn an_address_for_metrics_that_a_start_would_not_get_is_told_with_its_cure() {
+    let name = instance("metrics");
+    let ask = |address: &str, more: &[&str]| {
+        let output = doctor(&[&[name.as_str(), "--json", "--metrics", address], more].concat());
+        (check(&output, "metrics"), output.status.code())
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = listener.local_addr().unwrap().to_string();
+    let (finding, code) = ask(&taken, &[]);
+    assert_says(&finding, "error", "choose another port with --metrics");
+    assert_eq!((&finding["figures"]["address"], code), (&taken.as_str().into(), Some(1)));
+    let start = executord().args(["run", name.as_str(), "--unpinned", "--metrics", &taken]).output().unwrap();
+    assert_refused(&start, 1, "choose another port with --metrics");
+    assert_says(&ask(&taken, &["--standby"]).0, "warning", "choose another port"); // it serves, and tries on
+    // An address for documentation, which is nobody's.
+    assert_says(&ask("192.0.2.7:9464", &[]).0, "error", "an address of this machine");
+    assert_says(&ask("127.0.0.1:0", &[]).0, "ok", "can be served");
+    // What the sidecar itself has is no reason to look for another.
+    let sidecar = Sidecar::start(&name, &["--metrics", "127.0.0.1:0"]);
+    let page = sidecar.first_line.split("metrics: http://").nth(1).unwrap().split("/metrics").next().unwrap();
+    assert_says(&ask(page, &[]).0, "note", "has its page there");
 }
 
 #[test]

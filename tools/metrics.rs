@@ -32,7 +32,7 @@ use prometheus_client::registry::Registry;
 
 use family::Family;
 
-pub(crate) use page::{Page, PageError, listen};
+pub(crate) use page::{Page, PageError, listen, probe};
 pub(crate) use textfile::{TextfileError, families_text, write_textfile};
 
 /// All there are. A new figure of an [`Inspection`] is a row in one of these tables, and a line in `docs/operations.md`.

@@ -1,10 +1,11 @@
-//! Checks of what the process may hold: locked memory, real-time priorities, the CPUs' latency.
+//! Checks of what the process may hold: locked memory, real-time priorities, the CPUs' latency, an address for metrics.
 
 use executor_core::idle::IdleStrategy;
 use nix::unistd::{AccessFlags, access};
 
 use super::machine::Limit;
-use super::{Case, Finding};
+use super::{Case, Finding, files};
+use crate::metrics::probe;
 use crate::units::bytes;
 
 const IPC_LOCK: u32 = 14;
@@ -82,4 +83,20 @@ pub(crate) fn cpu_latency(case: &Case<'_>) -> Finding {
         Some(us) => Finding::warning(format!("{LATENCY} {what}: --cpu-latency {us} will be refused"), cure),
         None => Finding::note(format!("{LATENCY} {what}, which only --cpu-latency needs"), cure),
     }
+}
+
+/// Whether the address for metrics can be had.
+pub(crate) fn metrics(case: &Case<'_>) -> Finding {
+    let Some(address) = case.settings.metrics else { return Finding::ok("no page of metrics is asked for") };
+    let is_alive = files::is_alive(case.machine, case.instance.as_str()) == Some(true);
+    let finding = match probe(address) {
+        Ok(()) => Finding::ok(format!("metrics can be served on {address}")),
+        Err(error) if error.is_taken() && is_alive => {
+            Finding::fact(format!("{address} is taken, as it is if the sidecar that serves has its page there"))
+        }
+        // It serves all the same, and tries until it can.
+        Err(error) if case.settings.standby == Some(true) => Finding::warning(error.fact(), error.cure()),
+        Err(error) => Finding::error(error.fact(), error.cure()),
+    };
+    finding.with("address", address.to_string())
 }

@@ -19,6 +19,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::errno::Errno;
+use tokio::net::TcpSocket;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
@@ -47,6 +48,28 @@ pub(crate) struct PageError {
     address: SocketAddr,
     reason: String,
     cure: &'static str,
+    is_taken: bool,
+}
+
+impl PageError {
+    fn new(address: SocketAddr, error: &std::io::Error) -> Self {
+        let is_taken = error.kind() == ErrorKind::AddrInUse;
+        Self { address, reason: one_line(error), cure: cure(error), is_taken }
+    }
+
+    /// One clause without the cure.
+    pub(crate) fn fact(&self) -> String {
+        format!("metrics cannot be served on {}: {}", self.address, self.reason)
+    }
+
+    pub(crate) const fn cure(&self) -> &'static str {
+        self.cure
+    }
+
+    /// Whether somebody else listens there.
+    pub(crate) const fn is_taken(&self) -> bool {
+        self.is_taken
+    }
 }
 
 /// Takes the address.
@@ -55,10 +78,24 @@ pub(crate) struct PageError {
 ///
 /// It is taken, is not this machine's, or may not be taken.
 pub(crate) fn listen(address: SocketAddr) -> Result<TcpListener, PageError> {
-    let refused = |error: std::io::Error| PageError { address, reason: one_line(&error), cure: cure(&error) };
+    let refused = |error: std::io::Error| PageError::new(address, &error);
     let listener = TcpListener::bind(address).map_err(refused)?;
     listener.set_nonblocking(true).map_err(refused)?;
     Ok(listener)
+}
+
+/// Whether the address could be taken now. Nothing listens meanwhile, so nobody else is refused it for that.
+///
+/// # Errors
+///
+/// As [`listen`].
+pub(crate) fn probe(address: SocketAddr) -> Result<(), PageError> {
+    let bound = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?; // as `listen` does
+        socket.bind(address)
+    };
+    bound().map_err(|error| PageError::new(address, &error))
 }
 
 fn cure(error: &std::io::Error) -> &'static str {
