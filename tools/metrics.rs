@@ -56,14 +56,17 @@ impl Dialect {
         }
     }
 
-    /// What somebody gets who sent this header `Accept`: the text format if it names that kind of text, or is a browser's,
-    /// and does not name OpenMetrics.
+    /// What somebody gets who sent this header `Accept`: OpenMetrics if it names that, and not with the weight 0, and the text
+    /// format otherwise, as from Prometheus's own libraries. Whoever takes anything need not know OpenMetrics.
     pub(crate) fn accepted(accept: &str) -> Self {
         let accept = accept.to_ascii_lowercase();
-        match accept.contains("text/") && !accept.contains("openmetrics") {
-            true => Self::Prometheus,
-            false => Self::OpenMetrics,
-        }
+        let is_wanted = |range: &str| {
+            let mut parts = range.split(';').map(str::trim);
+            let kind = parts.next();
+            let weight = parts.find_map(|part| part.strip_prefix("q=")).map(|weight| weight.trim().parse::<f64>());
+            kind == Some("application/openmetrics-text") && weight.is_none_or(|weight| weight.is_ok_and(|q| q > 0.0))
+        };
+        if accept.split(',').any(is_wanted) { Self::OpenMetrics } else { Self::Prometheus }
     }
 }
 
@@ -181,12 +184,25 @@ mod tests {
     }
 
     #[test]
-    fn whoever_can_read_openmetrics_gets_it_and_browsers_get_text() {
+    fn whoever_names_openmetrics_gets_it_and_everybody_else_gets_text() {
         let prometheus = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.1";
-        for accept in ["", "*/*", prometheus, "Application/OpenMetrics-Text, TEXT/plain"] {
+        for accept in
+            [prometheus, "Application/OpenMetrics-Text, TEXT/plain", "text/plain, application/openmetrics-text; q=0.1"]
+        {
             assert_eq!(Dialect::accepted(accept), Dialect::OpenMetrics, "{accept}");
         }
-        for accept in ["text/plain", "TEXT/PLAIN;version=0.0.4", "text/html,application/xml;q=0.9,*/*;q=0.8"] {
+        for accept in [
+            "",
+            "*/*",
+            "application/*",
+            "text/plain",
+            "TEXT/PLAIN;version=0.0.4",
+            "text/html,application/xml;q=0.9,*/*;q=0.8",
+            "text/plain,application/openmetrics-text;version=1.0.0;q=0",
+            "application/openmetrics-text;q=0.000, */*",
+            "application/openmetrics-text;q=many",
+            "application/openmetrics-textual",
+        ] {
             assert_eq!(Dialect::accepted(accept), Dialect::Prometheus, "{accept}");
         }
     }
