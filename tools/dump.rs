@@ -29,6 +29,7 @@ use crate::dump_records::{records_json, records_text};
 use crate::dump_text::{listed_text, shown_text};
 use crate::exit::{FAILED, USAGE, failed};
 use crate::metrics::{TextfileError, write_textfile};
+use crate::out_file::OutError;
 use crate::page::{PageError, Taken, page, write_page};
 use crate::sample::{Change, Sample, SampleError};
 use crate::save::{SaveError, save, saved_at};
@@ -94,8 +95,10 @@ impl DumpError {
             Self::NoView { .. }
             | Self::NotOfCopies { .. }
             | Self::NotForPrograms
-            | Self::Page(PageError::Json { .. } | PageError::NoFile { .. })
-            | Self::Metrics(TextfileError::Json { .. })
+            | Self::Page(PageError::Json { .. } | PageError::Out(OutError::NoFile { .. }))
+            | Self::Metrics(
+                TextfileError::Json { .. } | TextfileError::Name { .. } | TextfileError::Out(OutError::NoFile { .. }),
+            )
             | Self::Top(TopError::NoTerminal(_)) => USAGE,
             _ => FAILED,
         }

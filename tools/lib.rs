@@ -31,6 +31,7 @@ mod manual;
 mod metrics;
 mod moments;
 mod notify;
+mod out_file;
 mod page;
 mod plan;
 mod processes;

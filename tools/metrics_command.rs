@@ -7,13 +7,14 @@ mod scrape;
 mod support;
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Output;
 
 use executor_client::TaskDescriptor;
 use executord::handlers::{ECHO, SPIN, SPIN_NS_MAX};
+use nix::sys::stat::Mode;
 use prometheus_parse::Value;
 use scrape::Metrics;
 use support::{Folder, Sidecar, assert_refused, eventually, executord, instance, shm_dump};
@@ -125,8 +126,16 @@ fn what_cannot_be_written_or_read_is_refused_in_one_line() {
     assert_refused(&metrics(&["--from", &inside("nowhere")]), 1, "cannot list");
     fs::create_dir(inside("taken.prom")).unwrap();
     fs::write(inside("taken.prom/file"), "x").unwrap();
-    assert_refused(&metrics(&[name, "--out", &inside("taken.prom")]), 1, "cannot write");
-    assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 1, "a half file is left");
+    symlink(inside("target.prom"), inside("link.prom")).unwrap();
+    nix::unistd::mkfifo(Path::new(&inside("pipe.prom")), Mode::S_IRWXU).unwrap();
+    for (file, what) in [("taken", "a folder"), ("link", "a symbolic link"), ("pipe", "a pipe")] {
+        assert_refused(&metrics(&[name, "--out", &inside(&format!("{file}.prom"))]), 2, what);
+    }
+    let kind = |name: &str| fs::symlink_metadata(inside(name)).unwrap().file_type();
+    assert!(kind("pipe.prom").is_fifo() && kind("link.prom").is_symlink(), "it was replaced");
+    assert_refused(&metrics(&[name, "--out", &inside("orders.txt")]), 2, &inside("orders.txt.prom"));
+    assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 3, "a half file is left");
+    assert!(read(&[name, "--out", "-"]).value("executor_up", &[]) == 1.0);
 }
 
 const OWNER: u32 = 61_021;

@@ -227,7 +227,7 @@ pub(super) enum View {
     Metrics {
         /// The instance [default: the only living one, with --from the only one, or `default`].
         instance: Option<InstanceName>,
-        /// Write to this file, in one step, and print nothing.
+        /// Write to this file, in one step, and print nothing; `-` is standard output.
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
