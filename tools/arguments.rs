@@ -5,15 +5,17 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 
-use crate::exit::USAGE;
+use crate::exit::{FAILED, USAGE, failed, is_read};
 
 /// Reads the arguments of the process. Where there is nothing to go on with, help or the mistake is printed already
 /// and the exit code comes back.
 pub(crate) fn parse<P: Parser>() -> Result<P, ExitCode> {
     P::try_parse().map_err(|error| {
         if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-            let _ = error.print(); // nobody reads any more: nothing to tell
-            return ExitCode::SUCCESS;
+            return match is_read(error.print()) {
+                Ok(_) => ExitCode::SUCCESS,
+                Err(unprinted) => failed(P::command().get_name(), &unprinted, FAILED),
+            };
         }
         if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
             let _ = error.print();

@@ -6,7 +6,7 @@ use executor_shm::{InstanceName, MasterError};
 use serde_json::{Value, json};
 
 use crate::cli::CleanArgs;
-use crate::exit::print;
+use crate::exit::{PrintError, print};
 use crate::units::{bytes, counted};
 
 /// Why an instance was not cleaned.
@@ -16,6 +16,8 @@ pub(crate) enum CleanError {
     Master(#[from] MasterError),
     #[error("cannot list /dev/shm")]
     List(#[source] std::io::Error),
+    #[error(transparent)]
+    Print(#[from] PrintError),
     #[error("nothing of an instance {0} is in /dev/shm; shm-dump list shows which there are")]
     Missing(InstanceName),
 }
@@ -28,7 +30,10 @@ pub(crate) fn run_clean(arguments: &CleanArgs) -> Result<bool, CleanError> {
     let mut tell = |cleaned: &Cleaned| {
         all_gone &= cleaned.removed;
         match arguments.json {
-            true => said.push(cleaned_json(cleaned)),
+            true => {
+                said.push(cleaned_json(cleaned));
+                Ok(())
+            }
             false => print(format!("{}\n", cleaned_text(cleaned, arguments.dry_run)).as_bytes()),
         }
     };
@@ -38,12 +43,12 @@ pub(crate) fn run_clean(arguments: &CleanArgs) -> Result<bool, CleanError> {
             if cleaned.files == 0 {
                 return Err(CleanError::Missing(instance.clone()));
             }
-            tell(&cleaned);
+            tell(&cleaned)?;
         }
         None => {
             for instance in instances().map_err(CleanError::List)? {
                 match clean(&instance, options) {
-                    Ok(cleaned) => tell(&cleaned),
+                    Ok(cleaned) => tell(&cleaned)?,
                     Err(MasterError::AlreadyRunning { .. }) => {} // what is served is not meant
                     Err(error) => return Err(error.into()),
                 }
@@ -51,7 +56,7 @@ pub(crate) fn run_clean(arguments: &CleanArgs) -> Result<bool, CleanError> {
         }
     }
     if arguments.json {
-        print(format!("{}\n", Value::from(said)).as_bytes());
+        print(format!("{}\n", Value::from(said)).as_bytes())?;
     }
     Ok(all_gone)
 }

@@ -10,6 +10,8 @@ use anstyle::{AnsiColor, Style};
 use clap::ColorChoice;
 use comfy_table::{Attribute, Cell, Color};
 
+use crate::exit::{PrintError, is_read};
+
 /// What a colour says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mood {
@@ -60,16 +62,19 @@ impl Mood {
     }
 }
 
-/// Writes to standard output, with colours as they were asked for: `auto` is on a terminal, and never with `NO_COLOR`. A
-/// reader that has gone is no mistake of ours, so nothing comes back.
-pub(crate) fn print(text: &str, colours: ColorChoice) {
+/// Writes to standard output, with colours as they were asked for: `auto` is on a terminal, and never with `NO_COLOR`.
+///
+/// # Errors
+///
+/// See [`is_read`].
+pub(crate) fn print(text: &str, colours: ColorChoice) -> Result<(), PrintError> {
     let choice = match colours {
         ColorChoice::Auto => anstream::ColorChoice::Auto,
         ColorChoice::Always => anstream::ColorChoice::Always,
         ColorChoice::Never => anstream::ColorChoice::Never,
     };
     let mut out = AutoStream::new(std::io::stdout().lock(), choice);
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    is_read(out.write_all(text.as_bytes()).and_then(|()| out.flush())).map(|_| ())
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::cli::DemoArgs;
-use crate::exit::{FAILED, INTERRUPTED, USAGE, print};
+use crate::exit::{FAILED, INTERRUPTED, PrintError, USAGE, print};
 use crate::files::{Candidate, check_root, select, share};
 use crate::lines::{Counts, Line};
 use crate::plan::Plan;
@@ -61,6 +61,9 @@ pub(crate) enum DemoError {
     /// The machine does not say which CPUs there are.
     #[error(transparent)]
     Cpus(#[from] CpuError),
+    /// Nobody was told.
+    #[error(transparent)]
+    Print(#[from] PrintError),
     /// Somebody pressed Ctrl-C.
     #[error("interrupted; all processes are stopped and nothing is left in /dev/shm")]
     Interrupted,
@@ -98,24 +101,27 @@ pub(crate) fn demo(arguments: &DemoArgs) -> Result<bool, DemoError> {
     };
     // With --digests, standard output is for the sums.
     let say = |text: &str| match (arguments.json, arguments.digests) {
-        (true, _) => {}
-        (false, true) => eprint!("{text}"),
+        (true, _) => Ok(()),
+        (false, true) => {
+            eprint!("{text}");
+            Ok(())
+        }
         (false, false) => print(text.as_bytes()),
     };
     let mut demo = Demo { children: Children::new().map_err(system("listen for Ctrl-C"))?, sidecar: None, plan };
     demo.spawn_sidecar(arguments)?;
-    say(&demo.wait_for_sidecar(&mut report)?);
+    say(&demo.wait_for_sidecar(&mut report)?)?;
     if arguments.kill.is_none() {
         demo.measure_round_trips(&mut report)?;
-        say(&report.echo_text());
+        say(&report.echo_text())?;
     }
     demo.hash(arguments, selection.files, &mut report)?;
     demo.stop();
-    say(&report.result_text());
+    say(&report.result_text())?;
     if arguments.json {
-        print(format!("{}\n", report.to_json()).as_bytes());
+        print(format!("{}\n", report.to_json()).as_bytes())?;
     } else if arguments.digests {
-        print(&report.to_sums());
+        print(&report.to_sums())?;
     }
     Ok(report.is_good())
 }

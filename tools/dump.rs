@@ -34,7 +34,7 @@ use crate::page::{PageError, Taken, page, write_page};
 use crate::sample::{Change, Sample, SampleError};
 use crate::save::{SaveError, save, saved_at};
 use crate::top::{TopError, top};
-use crate::watch::{sample, watch};
+use crate::watch::{WatchError, sample, watch};
 use events::{errors_json, errors_text, events_json, events_text};
 use handlers::{HandlerKey, handlers_json, handlers_text};
 #[cfg(fuzzing)]
@@ -71,6 +71,8 @@ enum DumpError {
          task or none yet; shm-dump slow {instance}{from} and shm-dump records {instance}{from} list those that are known"
     )]
     NoTask { instance: InstanceName, lane: u32, position: u64, from: String },
+    #[error(transparent)]
+    Watch(#[from] WatchError),
     #[error(transparent)]
     Sample(#[from] SampleError),
     #[error(transparent)]
@@ -112,10 +114,10 @@ pub fn shm_dump() -> ExitCode {
         Err(code) => return code,
     };
     match dump(&cli) {
-        Ok(text) => {
-            print(&text, if cli.json { ColorChoice::Never } else { cli.color });
-            ExitCode::SUCCESS
-        }
+        Ok(text) => match print(&text, if cli.json { ColorChoice::Never } else { cli.color }) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => failed("shm-dump", &error, FAILED),
+        },
         Err(error) => failed("shm-dump", &error, error.exit_code()),
     }
 }

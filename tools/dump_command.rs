@@ -10,7 +10,7 @@ use std::process::Stdio;
 use executor_client::TaskDescriptor;
 use executord::handlers::{ECHO, SPIN, SPIN_NS_MAX, SUM};
 use serde_json::Value;
-use support::{Sidecar, assert_refused, eventually, files_with, instance, json_of, shm_dump};
+use support::{Sidecar, assert_refused, eventually, executord, files_with, instance, json_of, shm_dump};
 
 fn show(name: &str) -> Value {
     let output = shm_dump().args(["show", name, "--json"]).output().unwrap();
@@ -22,6 +22,42 @@ fn text_of(arguments: &[&str]) -> String {
     let output = shm_dump().args(arguments).output().unwrap();
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
     String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn what_cannot_be_written_to_standard_output_is_a_failure() {
+    let (sidecar, mut dead) = (Sidecar::start(&instance("full"), &[]), Sidecar::start(&instance("dead"), &[]));
+    dead.crash();
+    let name = sidecar.instance.as_str();
+    let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let views: [&[&str]; 11] = [
+        &["list"],
+        &["show", name],
+        &["show", name, "--json"],
+        &["slow", name, "--color", "always"],
+        &["watch", name, "--interval", "10ms"],
+        &["watch", name, "--interval", "10ms", "--json"],
+        &["diff", name, "--interval", "10ms"],
+        &["report", name, "--out", "-"],
+        &["metrics", name],
+        &["schema"],
+        &["--help"],
+    ];
+    for arguments in views {
+        let output = shm_dump().args(arguments).stdout(full()).output().unwrap();
+        assert_refused(&output, 1, "cannot write to standard output: No space left on device");
+    }
+    let programs: [&[&str]; 5] = [
+        &["load", name, "--seconds", "1", "--json"],
+        &["doctor"],
+        &["config"],
+        &["completions", "bash"],
+        &["clean", dead.instance.as_str(), "--dry-run", "--json"],
+    ];
+    for arguments in programs {
+        let output = executord().args(arguments).stdout(full()).output().unwrap();
+        assert_refused(&output, 1, "cannot write to standard output: No space left on device");
+    }
 }
 
 fn listed(name: &str) -> Value {

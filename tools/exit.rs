@@ -1,7 +1,7 @@
 //! How a program says its last word: exit codes, one line for an error.
 
 use std::error::Error;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
 /// What was asked failed.
@@ -41,10 +41,40 @@ pub(crate) fn one_line_of(text: &str) -> String {
     text.replace('\n', "; ")
 }
 
-/// Writes to standard output. A reader that has gone is no mistake of ours, so nothing comes back.
-pub(crate) fn print(text: &[u8]) {
+/// What was asked is done, and nobody was told.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write to standard output")]
+pub(crate) struct PrintError(#[source] std::io::Error);
+
+/// What came of a write to standard output: whether anybody reads. A reader that has gone is no mistake of ours.
+///
+/// # Errors
+///
+/// It could not be written otherwise: no room, say.
+pub(crate) fn is_read(written: std::io::Result<()>) -> Result<bool, PrintError> {
+    match written {
+        Ok(()) => Ok(true),
+        Err(gone) if gone.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(PrintError(error)),
+    }
+}
+
+/// Writes to standard output.
+///
+/// # Errors
+///
+/// See [`is_read`].
+pub(crate) fn print(text: &[u8]) -> Result<(), PrintError> {
     let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text).and_then(|()| out.flush());
+    is_read(out.write_all(text).and_then(|()| out.flush())).map(|_| ())
+}
+
+/// Prints a program's last word and makes the exit code of it: `code`, unless nobody could be told.
+pub(crate) fn printed(program: &str, text: &[u8], code: u8) -> ExitCode {
+    match print(text) {
+        Ok(()) => ExitCode::from(code),
+        Err(error) => failed(program, &error, FAILED),
+    }
 }
 
 #[cfg(test)]

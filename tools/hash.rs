@@ -12,7 +12,7 @@ use executor_shm::layout::Geometry;
 use executor_shm::status::HandlerRow;
 use serde_json::{Value, json};
 
-use crate::exit::{FAILED, USAGE, print};
+use crate::exit::{FAILED, PrintError, USAGE, print};
 use crate::files::{Selection, select};
 use crate::hashing::{Files, Hashing, HashingOptions, Patience};
 use crate::lines::{Counts, Line};
@@ -72,6 +72,9 @@ pub(crate) enum HashError {
     /// See the reason.
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    /// Nobody was told.
+    #[error(transparent)]
+    Print(#[from] PrintError),
     /// Start the instance with larger buffers.
     #[error(
         "a task of {HANDLER} needs {request} bytes of request and {response} of response, instance {instance} has \
@@ -130,7 +133,7 @@ pub(crate) fn hash(arguments: &HashArgs) -> Result<bool, HashError> {
         _ if sums.nobody_reads => Ok(true), // a reader that has gone is no mistake of ours
         Ok(Line::Done { counts, .. }) => {
             if arguments.json {
-                print(format!("{}\n", sums.to_json(&arguments.instance, counts, elapsed_ns)).as_bytes());
+                print(format!("{}\n", sums.to_json(&arguments.instance, counts, elapsed_ns)).as_bytes())?;
             }
             Ok(sums.failed.is_empty())
         }

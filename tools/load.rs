@@ -19,7 +19,7 @@ use executor_shm::status::HandlerRow;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 
-use crate::exit::{FAILED, INTERRUPTED, USAGE, print};
+use crate::exit::{FAILED, INTERRUPTED, PrintError, USAGE, print};
 use crate::handlers::SPIN_NS_MAX;
 use crate::load::report::Report;
 use crate::load::stream::{Pace, Seen, Span, Spin, Stream, StreamEnd};
@@ -120,6 +120,9 @@ pub(crate) enum LoadError {
     /// The kernel gave no handler.
     #[error("cannot listen for Ctrl-C")]
     Signals(#[source] std::io::Error),
+    /// Nobody was told.
+    #[error(transparent)]
+    Print(#[from] PrintError),
     /// Send what it takes.
     #[error("handler {handler} takes {takes}, not {asked}; {cure}")]
     Bytes { handler: String, takes: String, asked: u64, cure: String },
@@ -246,7 +249,7 @@ pub(crate) fn load(arguments: &LoadArgs) -> Result<u8, LoadError> {
         failures: stream_ends.into_iter().filter_map(failure).collect(),
     };
     let text = if arguments.json { format!("{}\n", report.to_json()) } else { report.to_text() };
-    print(text.as_bytes());
+    print(text.as_bytes())?;
     let trouble = report.trouble();
     if let Some(trouble) = &trouble {
         eprintln!("executord: {trouble}");

@@ -208,7 +208,7 @@ impl Supervisor {
         let text = life.text(again_in);
         self.manager.tell(&[NotifyState::Status(&text)]);
         if self.as_json {
-            print(format!("{}\n", life.to_json(again_in)).as_bytes());
+            let _ = print(format!("{}\n", life.to_json(again_in)).as_bytes()); // it goes on all the same
         } else {
             eprintln!("executord: {text}");
         }

@@ -228,7 +228,7 @@ fn stop_at_end_of_input() {
 
 pub(crate) fn say(as_json: bool, json: impl FnOnce() -> Value, text: impl FnOnce() -> String) {
     let line = if as_json { json().to_string() } else { text() };
-    print(format!("{line}\n").as_bytes());
+    let _ = print(format!("{line}\n").as_bytes()); // it serves all the same
 }
 
 fn started_json(handle: &SidecarHandle, handlers: &[String], metrics: Option<SocketAddr>) -> Value {

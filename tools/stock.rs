@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::config_view::view;
 use crate::demo::demo;
 use crate::doctor::diagnose;
-use crate::exit::{FAILED, USAGE, failed, print};
+use crate::exit::{FAILED, USAGE, failed, printed};
 use crate::handlers::builtin;
 use crate::hash::hash;
 use crate::load::load;
@@ -44,14 +44,10 @@ pub fn stock() -> ExitCode {
             Err(error) => failed("executord", &error, error.exit_code()),
         },
         Ok(Cli { command: Command::Completions(arguments) }) => {
-            print(&completions(arguments.shell, arguments.program));
-            ExitCode::SUCCESS
+            printed("executord", &completions(arguments.shell, arguments.program), 0)
         }
         Ok(Cli { command: Command::Man(arguments) }) => match write_pages(&arguments.folder) {
-            Ok(told) => {
-                print(told.as_bytes());
-                ExitCode::SUCCESS
-            }
+            Ok(told) => printed("executord", told.as_bytes(), 0),
             Err(error) => failed("executord", &error, FAILED),
         },
         Ok(Cli { command: Command::Produce(arguments) }) => produce(&arguments),
@@ -118,8 +114,7 @@ fn examine(arguments: &ConfigArgs, register: impl FnOnce(&mut RegistryBuilder)) 
     match config.map_err(RunError::from).and_then(|config| diagnose(&config.settings, register)) {
         Ok(diagnosis) => {
             let text = if arguments.settings.json.is_some() { diagnosis.json() } else { diagnosis.text() };
-            print(text.as_bytes());
-            if diagnosis.is_sound() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) }
+            printed("executord", text.as_bytes(), if diagnosis.is_sound() { 0 } else { FAILED })
         }
         Err(error) => failed("executord", &error, error.exit_code()),
     }
@@ -131,8 +126,7 @@ fn show(arguments: &ConfigArgs) -> ExitCode {
     match Config::load(&flags, arguments.config.as_deref(), |name| std::env::var_os(name)) {
         Ok(config) => {
             let variables = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
-            print(view(&config, variables, arguments.settings.json.is_some()).as_bytes());
-            ExitCode::SUCCESS
+            printed("executord", view(&config, variables, arguments.settings.json.is_some()).as_bytes(), 0)
         }
         Err(error) => failed("executord", &error, USAGE),
     }

@@ -10,8 +10,17 @@ use nix::time::{ClockId, clock_gettime};
 use serde_json::json;
 
 use crate::diff::{TITLES, change_json, change_line};
-use crate::exit::one_line;
+use crate::exit::{PrintError, is_read, one_line};
 use crate::sample::{Change, Sample};
+
+/// Why nothing more is watched.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WatchError {
+    #[error(transparent)]
+    Inspect(#[from] InspectError),
+    #[error(transparent)]
+    Print(#[from] PrintError),
+}
 
 /// The instance as it stands.
 pub(crate) fn sample(instance: &InstanceName) -> Result<Sample, InspectError> {
@@ -51,16 +60,16 @@ fn boot_ns() -> Option<u64> {
 ///
 /// # Errors
 ///
-/// The instance is not there at the beginning.
+/// The instance is not there at the beginning, or a line cannot be written.
 pub(crate) fn watch(
     instance: &InstanceName,
     interval: Duration,
     count: Option<u64>,
     as_json: bool,
-) -> Result<(), InspectError> {
+) -> Result<(), WatchError> {
     let mut before = Some(sample(instance)?);
     let began = Instant::now();
-    if !as_json && !say(TITLES) {
+    if !as_json && !say(TITLES)? {
         return Ok(());
     }
     for number in 1..=count.unwrap_or(u64::MAX) {
@@ -82,7 +91,7 @@ pub(crate) fn watch(
             true => json!({"instance": instance.as_str(), "error": why}).to_string(),
             false => why,
         });
-        if !say(&line) {
+        if !say(&line)? {
             break;
         }
         before = after.ok();
@@ -91,9 +100,9 @@ pub(crate) fn watch(
 }
 
 /// Says a line at once; whether anybody reads.
-fn say(line: &str) -> bool {
+fn say(line: &str) -> Result<bool, PrintError> {
     let mut out = std::io::stdout().lock();
-    out.write_all(format!("{line}\n").as_bytes()).and_then(|()| out.flush()).is_ok()
+    is_read(out.write_all(format!("{line}\n").as_bytes()).and_then(|()| out.flush()))
 }
 
 #[cfg(test)]
