@@ -176,6 +176,10 @@ fn a_damaged_file_is_an_error_or_a_marked_lane() {
             assert!(marked.iter().all(|lane| lane["started"] == Value::Null), "{shown:#}");
             let text = String::from_utf8(look(&["show", name], &folder.0).stdout).unwrap();
             assert!(text.contains("'-' for positions of lane") && text.contains(&file), "{text}");
+            let listed = &json_from(&["list", "--json"], &folder.0)[0]["unanswered"];
+            let is_told = marked.iter().all(|lane| lane["state"] == "free");
+            assert_eq!(listed, &if is_told { Value::from(2) } else { Value::Null }, "{file} is {what}");
+            assert_eq!(text.contains("cannot be told"), !is_told, "{file} is {what}: {text}");
             let records = json_from(&["records", name, "--json"], &folder.0);
             let unreadable =
                 records["lanes"].as_array().unwrap().iter().filter(|lane| lane["tasks"] == Value::Null).count();

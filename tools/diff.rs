@@ -214,7 +214,7 @@ pub(crate) fn change_line(change: &Change<'_>, elapsed_ns: u64) -> String {
         rate(change.rate(sum(&counts))),
         rate(change.rate(not_done)),
         attached(change.after),
-        count(unanswered(change.after)),
+        unanswered(change.after).map_or(NONE.to_owned(), count),
         at(0.5),
         at(0.99),
         at(0.999),

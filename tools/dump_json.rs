@@ -5,8 +5,10 @@ use executor_core::histogram::HistogramSnapshot;
 use executor_core::idle::IdleStrategy;
 use executor_shm::Group;
 use executor_shm::inspect::{HandlerView, Inspection, LaneView, Listed};
+use executor_shm::state::LaneState;
 use serde_json::{Map, Value, json};
 
+use crate::dump::lanes;
 use crate::exit::one_line;
 use crate::holds::{hold_json, holds_json};
 
@@ -146,9 +148,14 @@ pub(crate) fn attached(view: &Inspection) -> u64 {
     view.lanes.iter().filter(|lane| lane.attached == Some(true)).count() as u64
 }
 
-/// Tasks that wait or run.
-pub(crate) fn unanswered(view: &Inspection) -> u64 {
-    view.lanes.iter().map(|lane| lane.depth.unwrap_or(0) + u64::from(lane.in_flight.is_some())).sum()
+/// Tasks that wait or run; `None` where a lane that may have some cannot be read.
+pub(crate) fn unanswered(view: &Inspection) -> Option<u64> {
+    // What nobody holds is free once all of it is answered.
+    let is_empty = |lane: &LaneView| {
+        lane.attached != Some(true) && matches!(lane.state, Some(LaneState::Free | LaneState::Resetting))
+    };
+    let of = |lane: &LaneView| lanes::unanswered(lane).or(is_empty(lane).then_some(0));
+    view.lanes.iter().try_fold(0, |sum: u64, lane| Some(sum.saturating_add(of(lane)?)))
 }
 
 /// The name a handler id has in this instance.

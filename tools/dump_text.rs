@@ -34,7 +34,7 @@ pub(crate) fn listed_text(listed: &[Listed], now: u64) -> String {
                     Cell::new(ago(now, view.started_at_ns)),
                     Cell::new(view.geometry.lanes),
                     Cell::new(count(attached(view))),
-                    Cell::new(count(unanswered(view))),
+                    Cell::new(unanswered(view).map_or(NONE.to_owned(), count)),
                     Cell::new(count(view.stats.tasks)),
                     Cell::new(bytes(view.footprint)),
                 ]);
@@ -100,8 +100,10 @@ pub(crate) fn shown_text(view: &Inspection, now: u64) -> String {
     let _ = write!(text, "\n{}", lines(&lanes));
     text.push_str(&unreadable_text(view.lanes.iter()));
     if view.alive.is_none() {
-        let tasks = counted(unanswered(view), "task");
-        let _ = writeln!(text, "\na copy: {tasks} unanswered when it was made, as far as its files tell");
+        let _ = match unanswered(view) {
+            Some(tasks) => writeln!(text, "\na copy: {} unanswered when it was made", counted(tasks, "task")),
+            None => writeln!(text, "\na copy: what was unanswered when it was made cannot be told"),
+        };
     }
     if view.alive == Some(false) {
         let _ = writeln!(
@@ -112,11 +114,9 @@ pub(crate) fn shown_text(view: &Inspection, now: u64) -> String {
                     "its files are from another boot of the machine; give them up with: executord clean --discard {}",
                     view.instance
                 ),
-                0 if view.lanes.iter().any(|lane| lane.unreadable.is_some()) => {
-                    format!("what waits cannot be told; start one with: executord run {}", view.instance)
-                }
-                0 => format!("nothing is unanswered; start one with: executord run {}", view.instance),
-                tasks => format!(
+                None => format!("what waits cannot be told; start one with: executord run {}", view.instance),
+                Some(0) => format!("nothing is unanswered; start one with: executord run {}", view.instance),
+                Some(tasks) => format!(
                     "{} wait for the next one; start one with: executord run {}",
                     counted(tasks, "task"),
                     view.instance

@@ -227,7 +227,7 @@ pub(crate) fn instance(case: &Case<'_>) -> Finding {
             "its files are from another boot of the machine: a start will be refused",
             format!("executord clean --discard {instance}"),
         ),
-        Some(false) if waiting > 0 => Finding::note(
+        Some(false) if let Some(waiting @ 1..) = waiting => Finding::note(
             format!("nobody serves it, and {} wait", counted(waiting, "task")),
             format!("executord run {instance}"),
         ),

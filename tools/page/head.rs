@@ -42,7 +42,7 @@ pub(crate) fn section(sheet: &Sheet<'_>) -> Markup {
                     None => html! { "unreadable: no times can be told" },
                 }))
                 (fact("tasks ended", html! { (counted(view.stats.tasks)) " (" (ended) ")" }))
-                (fact("unanswered", counted(unanswered(view))))
+                (fact("unanswered", unanswered(view).map_or(html! { (NONE) }, counted)))
                 (fact("memory", figure(view.footprint, &bytes(view.footprint))))
                 (fact("slow is", match recorded.slow_after_ns {
                     Some(ns) => html! { "over " (figure(ns, &nanoseconds(ns))) ", unless its handler says otherwise" },
@@ -84,7 +84,11 @@ fn warning(sheet: &Sheet<'_>) -> Option<String> {
         ),
         (Some(false), ..) => {
             let tasks = unanswered(view);
-            let left = if tasks == 0 { String::new() } else { format!(" {tasks} tasks wait for the next start.") };
+            let left = match tasks {
+                Some(0) => String::new(),
+                Some(tasks) => format!(" {tasks} tasks wait for the next start."),
+                None => " What waits cannot be told.".to_owned(),
+            };
             Some(format!("No sidecar serves this instance; this is what the last one left.{left}"))
         }
         _ if !view.timed => {

@@ -191,7 +191,7 @@ impl Board {
             (self.instance.to_string(), Mood::Plain),
             (life(view), life_mood(view)),
             (format!("{} tasks/s", rate(self.tasks_per_second)), Mood::Plain),
-            (format!("{} unanswered", count(unanswered(view))), Mood::Plain),
+            (format!("{} unanswered", unanswered(view).map_or(NONE.to_owned(), count)), Mood::Plain),
             (format!("{} of {} lanes", count(attached(view)), view.geometry.lanes), Mood::Plain),
             (format!("pid {}", view.pid), Mood::Plain),
             (format!("{} tasks", count(view.stats.tasks)), Mood::Plain),
