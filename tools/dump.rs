@@ -5,6 +5,7 @@ pub(crate) mod handlers;
 pub(crate) mod lanes;
 mod slow;
 mod view;
+mod why;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -40,9 +41,10 @@ use handlers::{HandlerKey, handlers_json, handlers_text};
 #[cfg(fuzzing)]
 use lanes::LaneKey;
 use lanes::{lanes_json, lanes_text};
-use slow::{Known, slow_json, slow_text, why_json, why_text};
+use slow::{slow_json, slow_text};
 pub(crate) use view::Cli;
 use view::View;
+use why::{Known, why_json, why_text};
 
 /// What every view prints with --json.
 const SCHEMA: &str = include_str!("schema/shm-dump.json");
