@@ -1,5 +1,6 @@
 //! Why a task was slow, in words: what its time went to, the largest first, and what to do about that.
 
+use executor_core::TaskId;
 use executor_core::recorder::{Behind, SlowTask};
 use executor_shm::inspect::{Inspection, LaneView};
 
@@ -132,11 +133,13 @@ pub(crate) fn doubts(task: &SlowTask) -> Vec<&'static str> {
     doubts
 }
 
-/// Whether the completion of this position waits in `cq` for its producer to take it, as far as that says so.
-pub(crate) fn is_uncollected(view: &Inspection, lane: u32, position: u64) -> bool {
-    let awaits = |lane: &&LaneView| {
+/// Whether the completion of the task at this position waits in `cq` for its producer to take it, as far as that says so. Of a
+/// task of an earlier owner of the lane nothing does.
+pub(crate) fn is_uncollected(view: &Inspection, task: TaskId, position: u64) -> bool {
+    let awaits = |lane: &LaneView| {
         let completed = lane.completed.is_some_and(|completed| position < completed);
-        completed && lane.producer.is_some_and(|producer| position >= producer.credited)
+        let is_owners = task == TaskId::new(lane.lane, lane.base.wrapping_add(position));
+        is_owners && completed && lane.producer.is_some_and(|producer| position >= producer.credited)
     };
-    view.lanes.iter().filter(|it| it.lane == lane).any(|lane| awaits(&lane))
+    view.lanes.iter().any(awaits)
 }

@@ -125,6 +125,6 @@ pub(super) fn task_json(view: &Inspection, task: &SlowTask) -> Value {
             "faults": task.known.faults,
             "history": task.known.history,
         },
-        "uncollected": is_uncollected(view, task.lane, task.position),
+        "uncollected": is_uncollected(view, task.id(), task.position),
     })
 }

@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use executor_core::Status;
 use executor_core::recorder::SlowTask;
+use executor_core::{Status, TaskId};
 use executor_shm::inspect::{InFlightView, Inspection, Phase, TaskRow};
 use serde_json::{Value, json};
 
@@ -20,6 +20,15 @@ pub(crate) enum Known<'a> {
     Slow(&'a SlowTask),
     /// It was not, but the rings of its lane still hold it.
     Ring(&'a TaskRow),
+}
+
+impl Known<'_> {
+    fn id(&self) -> TaskId {
+        match self {
+            Known::Slow(task) => task.id(),
+            Known::Ring(row) => row.task_id,
+        }
+    }
 }
 
 /// One task in full.
@@ -54,7 +63,7 @@ pub(crate) fn why_text(view: &Inspection, lane: u32, position: u64, known: &Know
         }
         Known::Ring(row) => text += &ring_text(view, lane, row),
     }
-    if is_uncollected(view, lane, position) {
+    if is_uncollected(view, known.id(), position) {
         text.push_str(&uncollected_text(view, known));
     }
     text
@@ -141,7 +150,7 @@ fn uncollected_text(view: &Inspection, known: &Known<'_>) -> String {
         },
         Known::Ring(_) => 0,
     };
-    let since = match view.clock.filter(|_| view.alive.is_some() && ended != 0) {
+    let since = match view.clock.filter(|_| view.alive.is_some() && !view.other_boot && ended != 0) {
         Some(clock) => format!(" for {}", nanoseconds(clock.ticks_to_ns(clock.now().saturating_sub(ended)))),
         None => String::new(),
     };
@@ -161,6 +170,6 @@ pub(crate) fn why_json(view: &Inspection, lane: u32, position: u64, known: &Know
         "position": position,
         "slow": slow,
         "ring": ring,
-        "uncollected": is_uncollected(view, lane, position),
+        "uncollected": is_uncollected(view, known.id(), position),
     })
 }
