@@ -43,8 +43,10 @@ use lanes::LaneKey;
 use lanes::{lanes_json, lanes_text};
 use slow::{slow_json, slow_text};
 pub(crate) use view::Cli;
-use view::View;
-use why::{Known, why_json, why_text};
+use view::{Place, View};
+use why::{Asked, find, why_json, why_text};
+#[cfg(fuzzing)]
+use why::{Found, Known};
 
 /// What every view prints with --json.
 const SCHEMA: &str = include_str!("schema/shm-dump.json");
@@ -69,10 +71,17 @@ enum DumpError {
     #[error("instance {instance} has no handler {handler:?}; shm-dump handlers {instance}{from} lists its handlers")]
     NoHandler { instance: InstanceName, handler: String, from: String },
     #[error(
-        "nothing is known of task {position} of lane {lane} of instance {instance}: it was not slow, and its slot has a later \
+        "nothing is known of {task} of instance {instance}: it was not slow, and its slot has a later \
          task or none yet; shm-dump slow {instance}{from} and shm-dump records {instance}{from} list those that are known"
     )]
-    NoTask { instance: InstanceName, lane: u32, position: u64, from: String },
+    NoTask { instance: InstanceName, task: String, from: String },
+    #[error(
+        "which task of lane {lane}? name its position, or its id: shm-dump why {instance} {lane} POSITION{from}; \
+         shm-dump slow {instance}{from} and shm-dump records {instance}{from} list them"
+    )]
+    NoPosition { instance: InstanceName, lane: u32, from: String },
+    #[error("a task id has no position beside it; write: shm-dump why {instance} {id}{from}")]
+    TwoPositions { instance: InstanceName, id: TaskId, from: String },
     #[error(transparent)]
     Watch(#[from] WatchError),
     #[error(transparent)]
@@ -97,6 +106,8 @@ impl DumpError {
     fn exit_code(&self) -> u8 {
         match self {
             Self::NoView { .. }
+            | Self::NoPosition { .. }
+            | Self::TwoPositions { .. }
             | Self::NotOfCopies { .. }
             | Self::NotForPrograms
             | Self::Page(PageError::Json { .. } | PageError::Out(OutError::NoFile { .. }))
@@ -141,13 +152,16 @@ pub fn every_view(
         lanes_text(shown, &lanes),
         handlers_text(shown, &handlers),
         records_text(shown, records),
-        slow_text(shown, recorded, &recorded.slow),
+        slow_text(shown, recorded, &recorded.slow, ""),
         events_text(shown, recorded, &recorded.events),
         errors_text(shown, recorded),
     ];
     let rows = records.iter().filter_map(|lane| lane.tasks.as_ref().ok()).flatten();
     let known = recorded.slow.iter().map(Known::Slow).chain(rows.map(Known::Ring));
-    let whys = known.map(|known| why_text(shown, 0, 0, &known) + &line(&why_json(shown, 0, 0, &known)));
+    let whys = known.map(|known| {
+        let found = Found { lane: 0, position: 0, known, earlier: Vec::new() };
+        why_text(shown, &found, "") + &line(&why_json(shown, &found))
+    });
     let values = [
         listed_json(listed),
         shown_json(shown),
@@ -211,10 +225,10 @@ fn dump(cli: &Cli) -> Result<String, DumpError> {
             Ok(if cli.json {
                 line(&slow_json(&shown, &recorded, &tasks))
             } else {
-                slow_text(&shown, &recorded, &tasks)
+                slow_text(&shown, &recorded, &tasks, &told(from))
             })
         }
-        Some(View::Why { instance, lane, position }) => why(cli, instance, *lane, *position),
+        Some(View::Why { instance, place, position }) => why(cli, instance, *place, *position),
         Some(View::Events { instance, last, lane }) => {
             let inspector = open(from, instance.as_ref())?;
             let (shown, recorded) = (inspector.look(), inspector.recorded());
@@ -275,38 +289,26 @@ fn show(cli: &Cli, instance: Option<&InstanceName>) -> Result<String, DumpError>
     Ok(if cli.json { line(&shown_json(&shown)) } else { shown_text(&shown, realtime_ns()) })
 }
 
-fn why(cli: &Cli, instance: &InstanceName, lane: u32, position: u64) -> Result<String, DumpError> {
+fn why(cli: &Cli, instance: &InstanceName, place: Place, position: Option<u64>) -> Result<String, DumpError> {
+    let from = told(cli.from.as_deref());
+    let asked = match (place, position) {
+        (Place::Task(id), None) => Asked::Id(id),
+        (Place::Lane(lane), Some(position)) => Asked::Position(lane, position),
+        (Place::Lane(lane), None) => return Err(DumpError::NoPosition { instance: instance.clone(), lane, from }),
+        (Place::Task(id), Some(_)) => return Err(DumpError::TwoPositions { instance: instance.clone(), id, from }),
+    };
     let inspector = open(cli.from.as_deref(), Some(instance))?;
     let (shown, recorded) = (inspector.look(), inspector.recorded());
-    let base = shown.lanes.iter().find(|it| it.lane == lane).map(|it| it.base);
-    let Some(base) = base else {
-        return Err(DumpError::NoLane { instance: instance.clone(), lane, from: told(cli.from.as_deref()) });
-    };
-    // Of several owners' tasks at this position the present one's, or else the last.
-    let id = TaskId::new(lane, base.wrapping_add(position));
-    let slow = recorded.slow.iter().filter(|task| (task.lane, task.position) == (lane, position));
-    let slow = slow.max_by_key(|task| (task.id() == id, task.completed_at));
+    let lane = asked.lane();
+    if !shown.lanes.iter().any(|it| it.lane == lane) {
+        return Err(DumpError::NoLane { instance: instance.clone(), lane, from });
+    }
     let rings = inspector.records(Some(lane), shown.geometry.capacity as usize).unwrap_or_default();
-    let rows = rings.iter().filter_map(|lane| lane.tasks.as_ref().ok()).flatten();
-    let ring = rows.rev().find(|row| row.position == position);
-    let known = match (slow, ring) {
-        (Some(task), None) => Known::Slow(task),
-        (Some(task), Some(_)) if task.id() == id => Known::Slow(task),
-        (_, Some(row)) => Known::Ring(row),
-        (None, None) => {
-            return Err(DumpError::NoTask {
-                instance: instance.clone(),
-                lane,
-                position,
-                from: told(cli.from.as_deref()),
-            });
-        }
+    let found = find(&shown, &recorded, &rings, asked);
+    let Some(found) = found else {
+        return Err(DumpError::NoTask { instance: instance.clone(), task: asked.to_string(), from });
     };
-    Ok(if cli.json {
-        line(&why_json(&shown, lane, position, &known))
-    } else {
-        why_text(&shown, lane, position, &known)
-    })
+    Ok(if cli.json { line(&why_json(&shown, &found)) } else { why_text(&shown, &found, &from) })
 }
 
 fn report(cli: &Cli, instance: Option<&InstanceName>, out: &Path) -> Result<String, DumpError> {

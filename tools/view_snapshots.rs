@@ -33,7 +33,7 @@ const DIFFERENT: [(&str, &str); 22] = [
     (r"(?m)^.*  (?:slept|gap|slow task)  .*\n", ""),
     (r"\d[\d,]* events? of [\d,]+", "[events] of [events]"),
     (r"(?m)^ *(\S+ [mun]?s +){3}(\S+) .*? (?:done|failed|malformed) .*\n", ""),
-    (r"shm-dump why (\S+) \d+ \d+", "shm-dump why $1 [lane] [position]"),
+    (r"shm-dump why (\S+) \d+/\d+", "shm-dump why $1 [task]"),
     (r"(?m)^ *[\d,]+ ticks .*\n", ""),
     (
         r"(?m)^ *(\S+ [mun]?s (?:ago|before the last)|the last|-) +(started|stopping|lane taken|lane left|lane reset|answered) ",

@@ -13,8 +13,8 @@ use crate::moments::Moments;
 use crate::units::{count, counted, nanoseconds};
 use crate::verdict::{Part, is_uncollected, largest, run_parts, wait_parts};
 
-/// A table, the slowest task first.
-pub(crate) fn slow_text(view: &Inspection, recorded: &Recorded, tasks: &[SlowTask]) -> String {
+/// A table, the slowest task first; `from` is how to look there again.
+pub(crate) fn slow_text(view: &Inspection, recorded: &Recorded, tasks: &[SlowTask], from: &str) -> String {
     let mut text = format!("instance {}: {}\n", view.instance, life(view));
     let _ = writeln!(text, "{}", threshold(recorded));
     if tasks.is_empty() {
@@ -22,7 +22,7 @@ pub(crate) fn slow_text(view: &Inspection, recorded: &Recorded, tasks: &[SlowTas
         return text;
     }
     let moments = Moments::of(view, tasks.iter().map(|task| task.completed_at));
-    let mut table = table(["total", "wait", "run", "handler", "lane", "position", "ended", "status", "most of it"], 0);
+    let mut table = table(["total", "wait", "run", "handler", "task", "position", "ended", "status", "most of it"], 0);
     for task in tasks {
         let (part, is_wait) = largest(view, task);
         let verb = if is_wait { "waited" } else { "ran" };
@@ -31,7 +31,7 @@ pub(crate) fn slow_text(view: &Inspection, recorded: &Recorded, tasks: &[SlowTas
             time(view, task.wait()),
             time(view, task.run()),
             handler_name(view, task.handler_id).map_or_else(|| format!("unknown {}", task.handler_id), str::to_owned),
-            task.lane.to_string(),
+            task.id().to_string(),
             count(task.position),
             moments.age(task.completed_at),
             Status::name_of(task.status).to_owned(),
@@ -41,7 +41,7 @@ pub(crate) fn slow_text(view: &Inspection, recorded: &Recorded, tasks: &[SlowTas
     text.push_str(&lines(&table));
     text += &torn(recorded);
     if let Some(task) = tasks.first() {
-        let _ = writeln!(text, "\none of them in full: shm-dump why {} {} {}", view.instance, task.lane, task.position);
+        let _ = writeln!(text, "\none of them in full: shm-dump why {} {}{from}", view.instance, task.id());
     }
     text
 }

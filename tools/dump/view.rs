@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ColorChoice, Parser, Subcommand};
+use executor_core::TaskId;
 use executor_shm::InstanceName;
 
 use super::handlers::HandlerKey;
@@ -123,9 +124,11 @@ pub(super) enum View {
     #[command(after_help = format!(
         "The parts of its wait add up to the wait, those of its run to the run; what nothing tells is shown as such.\n\
          How many tasks it was behind is an estimate where they followed each other without a pause; for how long is not.\n\
+         Positions begin at 0 with each owner of a lane; an id is one task's, whoever submitted it.\n\
          A task that is neither among the slow ones nor in the rings of its lane any more is not known.\n\n{}",
         examples(
             "  shm-dump slow orders\n  \
+               shm-dump why orders 0/4711\n  \
                shm-dump why orders 0 4711\n  \
                shm-dump why orders 0 4711 --json | jq .slow.wait"
         )
@@ -133,10 +136,11 @@ pub(super) enum View {
     Why {
         /// The instance.
         instance: InstanceName,
-        /// The task's lane.
-        lane: u32,
-        /// Its position there.
-        position: u64,
+        /// The task's lane, or its id as it is printed: 0/4711.
+        #[arg(value_name = "LANE|TASK", value_parser = parse_place)]
+        place: Place,
+        /// Its position in that lane, of the present owner; an id has it already.
+        position: Option<u64>,
     },
     /// What happened: slow tasks, sleeps, lanes taken and left, starts, gaps, a clock that cannot be trusted.
     #[command(after_help = examples(
@@ -252,6 +256,26 @@ pub(super) enum View {
 
 fn examples(lines: &str) -> String {
     format!("Examples:\n{lines}\n\n{CODES}")
+}
+
+/// A lane, or a task by its id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// By its number.
+    Lane(u32),
+    /// By its lane and its number there.
+    Task(TaskId),
+}
+
+fn parse_place(text: &str) -> Result<Place, String> {
+    let no_place = |_| "neither a lane nor a task id; write for example 0 4711, or 0/4711".to_owned();
+    let Some((lane, sequence)) = text.split_once('/') else {
+        return text.parse().map(Place::Lane).map_err(no_place);
+    };
+    let (lane, sequence) = (lane.parse().map_err(no_place)?, sequence.parse().map_err(no_place)?);
+    let task = TaskId::new(lane, sequence);
+    let is_whole = (task.lane(), task.sequence()) == (lane, sequence);
+    is_whole.then_some(Place::Task(task)).ok_or_else(|| "no task has such a number".to_owned())
 }
 
 fn parse_interval(text: &str) -> Result<Duration, String> {

@@ -1,10 +1,11 @@
 //! One task in full: what its time went to, or what stands before it, as text and as JSON.
 
+use std::cmp::Reverse;
 use std::fmt::Write;
 
 use executor_core::recorder::SlowTask;
 use executor_core::{Status, TaskId};
-use executor_shm::inspect::{InFlightView, Inspection, Phase, TaskRow};
+use executor_shm::inspect::{InFlightView, Inspection, LaneRecords, LaneView, Phase, Recorded, TaskRow};
 use serde_json::{Value, json};
 
 use super::slow::{task_json, time};
@@ -31,8 +32,81 @@ impl Known<'_> {
     }
 }
 
-/// One task in full.
-pub(crate) fn why_text(view: &Inspection, lane: u32, position: u64, known: &Known<'_>) -> String {
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// A lane and a position there: the present owner's task, or else the last one of an earlier owner.
+    Position(u32, u64),
+    /// This task, whoever submitted it.
+    Id(TaskId),
+}
+
+impl Asked {
+    pub(super) fn lane(self) -> u32 {
+        match self {
+            Asked::Position(lane, _) => lane,
+            Asked::Id(id) => id.lane(),
+        }
+    }
+}
+
+impl std::fmt::Display for Asked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Asked::Position(lane, position) => write!(f, "task {position} of lane {lane}"),
+            Asked::Id(id) => write!(f, "task {id}"),
+        }
+    }
+}
+
+/// A task that something is known of.
+#[derive(Debug)]
+pub(crate) struct Found<'a> {
+    pub(super) lane: u32,
+    pub(super) position: u64,
+    pub(super) known: Known<'a>,
+    /// Slow tasks of earlier owners of the lane at this position, the last one first, if a position was asked for.
+    pub(super) earlier: Vec<TaskId>,
+}
+
+/// What is known of a task; `rings` are those of its lane.
+pub(super) fn find<'a>(
+    view: &Inspection,
+    recorded: &'a Recorded,
+    rings: &'a [LaneRecords],
+    asked: Asked,
+) -> Option<Found<'a>> {
+    let rows = || rings.iter().filter_map(|lane| lane.tasks.as_ref().ok()).flatten().rev();
+    let (slow, ring, earlier) = match asked {
+        Asked::Id(id) => {
+            let slow = recorded.slow.iter().filter(|task| task.id() == id).max_by_key(|task| task.completed_at);
+            (slow, rows().find(|row| row.task_id == id), Vec::new())
+        }
+        Asked::Position(lane, position) => {
+            let base = view.lanes.iter().find(|it| it.lane == lane)?.base;
+            let present = TaskId::new(lane, base.wrapping_add(position));
+            let mut slow: Vec<&SlowTask> =
+                recorded.slow.iter().filter(|task| (task.lane, task.position) == (lane, position)).collect();
+            slow.sort_by_key(|task| Reverse((task.id() == present, task.completed_at)));
+            let ring = rows().find(|row| row.position == position);
+            let chosen = slow.first().copied().filter(|task| task.id() == present || ring.is_none());
+            let mut earlier: Vec<TaskId> = slow.iter().map(|task| task.id()).collect();
+            earlier.dedup(); // attempts of one task stand together
+            earlier.retain(|id| *id != present && chosen.is_none_or(|chosen| chosen.id() != *id));
+            (chosen, ring, earlier)
+        }
+    };
+    let (position, known) = match (slow, ring) {
+        (Some(task), _) => (task.position, Known::Slow(task)),
+        (None, Some(row)) => (row.position, Known::Ring(row)),
+        (None, None) => return None,
+    };
+    Some(Found { lane: asked.lane(), position, known, earlier })
+}
+
+/// One task in full; `from` is how to look there again.
+pub(super) fn why_text(view: &Inspection, found: &Found<'_>, from: &str) -> String {
+    let Found { lane, position, ref known, ref earlier } = *found;
     let mut text = format!("instance {}: {}\n", view.instance, life(view));
     match known {
         Known::Slow(task) => {
@@ -52,6 +126,10 @@ pub(crate) fn why_text(view: &Inspection, lane: u32, position: u64, known: &Know
                 bytes(task.response_bytes.into()),
                 moments.age(task.completed_at),
             );
+            let is_owners = |it: &LaneView| task.id() == TaskId::new(lane, it.base.wrapping_add(position));
+            if view.lanes.iter().any(|it| it.lane == lane && !is_owners(it)) {
+                text.push_str("an earlier owner of the lane submitted it\n\n");
+            }
             let _ = writeln!(text, "{:>10}  from submit to end", time(view, task.total()));
             text += &parts_text(view, "waited", task.wait(), &wait_parts(view, task));
             text += &parts_text(view, "ran", task.run(), &run_parts(view, task));
@@ -65,6 +143,14 @@ pub(crate) fn why_text(view: &Inspection, lane: u32, position: u64, known: &Know
     }
     if is_uncollected(view, known.id(), position) {
         text.push_str(&uncollected_text(view, known));
+    }
+    if let Some(last) = earlier.first() {
+        let tasks = counted(earlier.len() as u64, "slow task");
+        let _ = writeln!(
+            text,
+            "\n{tasks} of earlier owners of the lane had this position too, the last: shm-dump why {} {last}{from}",
+            view.instance
+        );
     }
     text
 }
@@ -158,7 +244,8 @@ fn uncollected_text(view: &Inspection, known: &Known<'_>) -> String {
 }
 
 /// One task in full.
-pub(crate) fn why_json(view: &Inspection, lane: u32, position: u64, known: &Known<'_>) -> Value {
+pub(super) fn why_json(view: &Inspection, found: &Found<'_>) -> Value {
+    let Found { lane, position, ref known, ref earlier } = *found;
     let (slow, ring) = match known {
         Known::Slow(task) => (Some(task_json(view, task)), None),
         Known::Ring(row) => (None, Some(crate::dump_records::row_json(view, row))),
@@ -168,8 +255,10 @@ pub(crate) fn why_json(view: &Inspection, lane: u32, position: u64, known: &Know
         "alive": view.alive,
         "lane": lane,
         "position": position,
+        "task_id": known.id().to_string(),
         "slow": slow,
         "ring": ring,
+        "earlier": earlier.iter().map(TaskId::to_string).collect::<Vec<String>>(),
         "uncollected": is_uncollected(view, known.id(), position),
     })
 }
