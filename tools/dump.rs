@@ -44,7 +44,7 @@ use lanes::{lanes_json, lanes_text};
 use slow::{slow_json, slow_text};
 pub(crate) use view::Cli;
 use view::{Place, View};
-use why::{Asked, find, why_json, why_text};
+use why::{Asked, find, unknown, why_json, why_text};
 #[cfg(fuzzing)]
 use why::{Found, Known};
 
@@ -71,10 +71,10 @@ enum DumpError {
     #[error("instance {instance} has no handler {handler:?}; shm-dump handlers {instance}{from} lists its handlers")]
     NoHandler { instance: InstanceName, handler: String, from: String },
     #[error(
-        "nothing is known of {task} of instance {instance}: it was not slow, and its slot has a later \
-         task or none yet; shm-dump slow {instance}{from} and shm-dump records {instance}{from} list those that are known"
+        "nothing is known of {task} of instance {instance}: {why}; shm-dump slow {instance}{from} and \
+         shm-dump records {instance}{from} list those that are known"
     )]
-    NoTask { instance: InstanceName, task: String, from: String },
+    NoTask { instance: InstanceName, task: String, why: String, from: String },
     #[error(
         "which task of lane {lane}? name its position, or its id: shm-dump why {instance} {lane} POSITION{from}; \
          shm-dump slow {instance}{from} and shm-dump records {instance}{from} list them"
@@ -160,7 +160,7 @@ pub fn every_view(
     let known = recorded.slow.iter().map(Known::Slow).chain(rows.map(Known::Ring));
     let whys = known.map(|known| {
         let found = Found { lane: 0, position: 0, known, earlier: Vec::new() };
-        why_text(shown, &found, "") + &line(&why_json(shown, &found))
+        why_text(shown, recorded, &found, "") + &line(&why_json(shown, &found))
     });
     let values = [
         listed_json(listed),
@@ -306,9 +306,10 @@ fn why(cli: &Cli, instance: &InstanceName, place: Place, position: Option<u64>) 
     let rings = inspector.records(Some(lane), shown.geometry.capacity as usize).unwrap_or_default();
     let found = find(&shown, &recorded, &rings, asked);
     let Some(found) = found else {
-        return Err(DumpError::NoTask { instance: instance.clone(), task: asked.to_string(), from });
+        let (instance, task, why) = (instance.clone(), asked.to_string(), unknown(&shown, &recorded, &rings));
+        return Err(DumpError::NoTask { instance, task, why, from });
     };
-    Ok(if cli.json { line(&why_json(&shown, &found)) } else { why_text(&shown, &found, &from) })
+    Ok(if cli.json { line(&why_json(&shown, &found)) } else { why_text(&shown, &recorded, &found, &from) })
 }
 
 fn report(cli: &Cli, instance: Option<&InstanceName>, out: &Path) -> Result<String, DumpError> {

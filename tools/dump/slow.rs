@@ -46,6 +46,15 @@ pub(crate) fn slow_text(view: &Inspection, recorded: &Recorded, tasks: &[SlowTas
     text
 }
 
+/// Why no task is noted as slow; `None` where those are that are.
+pub(super) fn unnoted(view: &Inspection, recorded: &Recorded) -> Option<&'static str> {
+    match recorded.slow_after_ns {
+        None => Some("nothing is recorded, since it was started with --no-recording"),
+        Some(_) if !view.timed => Some("tasks are not timed, since it was started with --no-timing"),
+        Some(_) => None,
+    }
+}
+
 fn threshold(recorded: &Recorded) -> String {
     match recorded.slow_after_ns {
         None => "nothing is recorded: it was started with --no-recording".to_owned(),

@@ -8,8 +8,9 @@ use executor_core::{Status, TaskId};
 use executor_shm::inspect::{InFlightView, Inspection, LaneRecords, LaneView, Phase, Recorded, TaskRow};
 use serde_json::{Value, json};
 
-use super::slow::{task_json, time};
+use super::slow::{task_json, time, unnoted};
 use crate::dump_text::life;
+use crate::exit::one_line_of;
 use crate::moments::Moments;
 use crate::units::{bytes, count, counted, nanoseconds};
 use crate::verdict::{Part, doubts, is_uncollected, largest, named, run_parts, wait_parts};
@@ -105,7 +106,7 @@ pub(super) fn find<'a>(
 }
 
 /// One task in full; `from` is how to look there again.
-pub(super) fn why_text(view: &Inspection, found: &Found<'_>, from: &str) -> String {
+pub(super) fn why_text(view: &Inspection, recorded: &Recorded, found: &Found<'_>, from: &str) -> String {
     let Found { lane, position, ref known, ref earlier } = *found;
     let mut text = format!("instance {}: {}\n", view.instance, life(view));
     match known {
@@ -139,7 +140,7 @@ pub(super) fn why_text(view: &Inspection, found: &Found<'_>, from: &str) -> Stri
             let (part, _) = largest(view, task);
             let _ = writeln!(text, "\nwhat would help: {}", part.cure);
         }
-        Known::Ring(row) => text += &ring_text(view, lane, row),
+        Known::Ring(row) => text += &ring_text(view, recorded, lane, row),
     }
     if is_uncollected(view, known.id(), position) {
         text.push_str(&uncollected_text(view, known));
@@ -165,8 +166,18 @@ fn parts_text(view: &Inspection, verb: &str, whole: u64, parts: &[Part]) -> Stri
     text
 }
 
+/// Why nothing is known of a task.
+pub(super) fn unknown(view: &Inspection, recorded: &Recorded, rings: &[LaneRecords]) -> String {
+    let unreadable = rings.iter().find_map(|lane| Some((lane.lane, lane.tasks.as_ref().err()?)));
+    if let Some((lane, why)) = unreadable {
+        return format!("lane {lane} cannot be read: {}", one_line_of(why));
+    }
+    let slow = unnoted(view, recorded).unwrap_or("it is not among the slow tasks");
+    format!("{slow}, and its slot has a later task or none yet")
+}
+
 /// A task that was not noted: its stamps, and what stands before it if it still waits.
-fn ring_text(view: &Inspection, lane: u32, row: &TaskRow) -> String {
+fn ring_text(view: &Inspection, recorded: &Recorded, lane: u32, row: &TaskRow) -> String {
     let mut text = format!("task {} of lane {lane} ({})", row.position, row.task_id);
     let Some(task) = &row.task else { return text + ": torn, its slot is being written\n" };
     let _ = writeln!(text, ", handler {}", named(view, task.descriptor.handler_id()));
@@ -181,7 +192,9 @@ fn ring_text(view: &Inspection, lane: u32, row: &TaskRow) -> String {
                 length(submitted, end.started_at()),
                 length(end.started_at(), end.completed_at())
             );
-            text.push_str("it was not slow enough to be noted, so what it waited for is not known; note more with: executord run --slow-after TIME\n");
+            let why = unnoted(view, recorded)
+                .unwrap_or("it was not slow enough to be noted (note more with: executord run --slow-after TIME)");
+            let _ = writeln!(text, "{why}, so what it waited for is not known");
         }
         phase => {
             let now = view.clock.filter(|_| view.alive == Some(true)).map(|clock| clock.now());
@@ -198,9 +211,12 @@ fn ring_text(view: &Inspection, lane: u32, row: &TaskRow) -> String {
                     );
                 }
                 _ => {
-                    let _ = writeln!(text, "{:>10}  waits", since(submitted));
-                    let ahead = it.and_then(|it| it.started).map_or(0, |started| row.position.saturating_sub(started));
-                    let _ = writeln!(text, "{} before it in its lane wait as well", counted(ahead, "task"));
+                    let verb = if matches!(phase, Phase::Unanswered) { "waits or runs" } else { "waits" };
+                    let _ = writeln!(text, "{:>10}  {verb}", since(submitted));
+                    if let Some(started) = it.and_then(|it| it.started) {
+                        let ahead = counted(row.position.saturating_sub(started), "task");
+                        let _ = writeln!(text, "{ahead} before it in its lane wait as well");
+                    }
                     if view.alive == Some(false) {
                         text.push_str("no sidecar serves it\n");
                     } else if let Some((other, flight)) = in_flight_of_worker(view, lane) {
