@@ -16,9 +16,9 @@ use crate::verdict::{Part, is_uncollected, largest, run_parts, wait_parts};
 /// A table, the slowest task first; `from` is how to look there again.
 pub(crate) fn slow_text(view: &Inspection, recorded: &Recorded, tasks: &[SlowTask], from: &str) -> String {
     let mut text = format!("instance {}: {}\n", view.instance, life(view));
-    let _ = writeln!(text, "{}", threshold(recorded));
+    let _ = writeln!(text, "{}", threshold(view, recorded));
     if tasks.is_empty() {
-        text.push_str("no slow tasks\n");
+        text.push_str(if unnoted(view, recorded).is_none() { "no slow tasks\n" } else { "" });
         return text;
     }
     let moments = Moments::of(view, tasks.iter().map(|task| task.completed_at));
@@ -55,13 +55,14 @@ pub(super) fn unnoted(view: &Inspection, recorded: &Recorded) -> Option<&'static
     }
 }
 
-fn threshold(recorded: &Recorded) -> String {
-    match recorded.slow_after_ns {
-        None => "nothing is recorded: it was started with --no-recording".to_owned(),
-        Some(ns) => format!(
+/// What is slow here.
+fn threshold(view: &Inspection, recorded: &Recorded) -> String {
+    match (unnoted(view, recorded), recorded.slow_after_ns) {
+        (None, Some(ns)) => format!(
             "slow is what takes longer than {}, unless its handler says otherwise, and the slowest tasks of each handler",
             nanoseconds(ns)
         ),
+        (why, _) => format!("no task is noted as slow: {}", why.unwrap_or_default()),
     }
 }
 
