@@ -22,7 +22,7 @@ pub(crate) const NONE: &str = "-";
 
 /// One line for each instance; `now` in nanoseconds since 1970.
 pub(crate) fn listed_text(listed: &[Listed], now: u64) -> String {
-    let mut table = table(["instance", "is", "pid", "started", "lanes", "in use", "waiting", "tasks", "size"], 2);
+    let mut table = table(["instance", "is", "pid", "started", "lanes", "in use", "unanswered", "tasks", "size"], 2);
     let mut unreadable = String::new();
     for one in listed {
         match &one.view {
