@@ -9,6 +9,7 @@ use executor_shm::state::LaneState;
 use serde_json::{Map, Value, json};
 
 use crate::dump::lanes;
+use crate::dump_text::is_placed;
 use crate::exit::one_line;
 use crate::holds::{hold_json, holds_json};
 
@@ -126,8 +127,8 @@ pub(crate) fn lane_json(view: &Inspection, lane: &LaneView) -> Value {
         "reason": lane.reason,
         "attached": lane.attached,
         "owner_pid": lane.owner,
-        "priority": lane.placement.priority.name(),
-        "worker": lane.placement.worker,
+        "priority": is_placed(lane).then(|| lane.placement.priority.name()),
+        "worker": is_placed(lane).then_some(lane.placement.worker),
         "nonce": format!("{:014x}", lane.nonce),
         "base": lane.base,
         "resets": lane.resets,

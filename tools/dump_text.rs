@@ -271,8 +271,7 @@ fn lane_row(view: &Inspection, lane: &LaneView) -> Vec<Cell> {
     cells
 }
 
-/// Whether it has a priority and a worker. Without an owner the lane was placed nowhere yet; what stands there is the last
-/// owner's.
+/// Whether it has a priority and a worker. Without an owner it is placed nowhere, and what stands there means nothing.
 pub(crate) fn is_placed(lane: &LaneView) -> bool {
     matches!(lane.state, Some(LaneState::Active | LaneState::Draining | LaneState::Poisoned))
 }
