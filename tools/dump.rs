@@ -232,6 +232,9 @@ fn dump(cli: &Cli) -> Result<String, DumpError> {
         Some(View::Events { instance, last, lane }) => {
             let inspector = open(from, instance.as_ref())?;
             let (shown, recorded) = (inspector.look(), inspector.recorded());
+            if let Some(lane) = lane.filter(|lane| !shown.lanes.iter().any(|it| it.lane == *lane)) {
+                return Err(DumpError::NoLane { instance: shown.instance.clone(), lane, from: told(from) });
+            }
             let is_asked = |event: &&Event| lane.is_none() || event.lane == *lane;
             let events: Vec<Event> = recorded.events.iter().filter(is_asked).copied().collect();
             let events = &events[events.len().saturating_sub(*last as usize)..];
