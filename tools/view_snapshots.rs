@@ -228,9 +228,9 @@ fn a_slow_task_is_told_in_full_by_itself() {
     assert!(tasks.len() >= 8, "the slowest of ten, and those over the threshold");
     for task in tasks {
         let sum = |part: &str| task[part].as_object().unwrap().values().map(|ns| ns.as_u64().unwrap()).sum::<u64>();
-        // Each is rounded down by itself.
-        let near = |parts: u64, whole: &Value| (parts..parts + 9).contains(&whole.as_u64().unwrap());
-        assert!(near(sum("wait"), &task["wait_ns"]) && near(sum("run"), &task["run_ns"]), "{task}");
+        let whole = |key: &str| task[key].as_u64().unwrap();
+        assert_eq!((sum("wait"), sum("run")), (whole("wait_ns"), whole("run_ns")), "{task}");
+        assert_eq!(whole("wait_ns") + whole("run_ns"), whole("total_ns"), "{task}");
         let name = specimen.sidecar.instance.as_str();
         let (lane, position) = (task["lane"].to_string(), task["position"].to_string());
         let output = shm_dump().args(["why", name, &lane, &position, "--json"]).output().unwrap();

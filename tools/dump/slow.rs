@@ -1,6 +1,7 @@
 //! Slow tasks, as text and as JSON.
 
 use std::fmt::Write;
+use std::ops::Range;
 
 use executor_core::Status;
 use executor_core::recorder::SlowTask;
@@ -90,11 +91,28 @@ pub(crate) fn slow_json(view: &Inspection, recorded: &Recorded, tasks: &[SlowTas
     })
 }
 
+/// A time in nanoseconds, such that neighbours add up: the ends are converted, not the length.
+fn between_ns(view: &Inspection, ticks: Range<u64>) -> Option<u64> {
+    view.clock.map(|clock| clock.ticks_to_ns(ticks.end).saturating_sub(clock.ticks_to_ns(ticks.start)))
+}
+
+/// Each part by its key; together they are the whole.
+fn parts_json(view: &Inspection, whole: Range<u64>, parts: Vec<Part>) -> Value {
+    let mut from = whole.start;
+    let one = |part: Part| {
+        let to = from.saturating_add(part.ticks).min(whole.end);
+        (part.key.to_owned(), json!(between_ns(view, std::mem::replace(&mut from, to)..to)))
+    };
+    parts.into_iter().map(one).collect()
+}
+
 pub(super) fn task_json(view: &Inspection, task: &SlowTask) -> Value {
     let ns = |ticks: u64| view.clock.map(|clock| clock.ticks_to_ns(ticks));
     let moment = |ticks: u64| view.clock.filter(|_| ticks != 0).map(|clock| clock.realtime_ns_at(ticks));
-    let parts = |parts: Vec<Part>| parts.into_iter().map(|part| (part.key.to_owned(), json!(ns(part.ticks)))).collect();
-    let (wait, run): (Value, Value) = (parts(wait_parts(view, task)), parts(run_parts(view, task)));
+    let begun = task.wait();
+    let ended = begun.saturating_add(task.run());
+    let wait = parts_json(view, 0..begun, wait_parts(view, task));
+    let run = parts_json(view, begun..ended, run_parts(view, task));
     let behind = |behind: &executor_core::recorder::Behind| {
         (behind.ticks != 0).then(|| {
             json!({
@@ -121,7 +139,7 @@ pub(super) fn task_json(view: &Inspection, task: &SlowTask) -> Value {
         "completed_at_ns": moment(task.completed_at),
         "total_ns": ns(task.total()),
         "wait_ns": ns(task.wait()),
-        "run_ns": ns(task.run()),
+        "run_ns": between_ns(view, begun..ended),
         "wait": wait,
         "run": run,
         "behind_lane": behind(&task.behind_lane),
