@@ -3,6 +3,7 @@
 mod events;
 pub(crate) mod handlers;
 pub(crate) mod lanes;
+mod shown;
 mod slow;
 mod view;
 mod why;
@@ -33,7 +34,7 @@ use crate::metrics::{TextfileError, write_textfile};
 use crate::out_file::OutError;
 use crate::page::{PageError, Taken, page, write_page};
 use crate::sample::{Change, Sample, SampleError};
-use crate::save::{SaveError, save, saved_at};
+use crate::save::{SaveError, save, saved_at, was_alive};
 use crate::top::{TopError, top};
 use crate::watch::{WatchError, sample, watch};
 use events::{errors_json, errors_text, events_json, events_text};
@@ -41,6 +42,7 @@ use handlers::{HandlerKey, handlers_json, handlers_text};
 #[cfg(fuzzing)]
 use lanes::LaneKey;
 use lanes::{lanes_json, lanes_text};
+pub(crate) use shown::{Shown, life_of};
 use slow::{slow_json, slow_text};
 pub(crate) use view::Cli;
 use view::{Place, View};
@@ -144,10 +146,11 @@ pub fn every_view(
     recorded: &Recorded,
     now: u64,
 ) -> usize {
+    let shown = &Shown::new(shown.clone(), Some(false));
     let lanes = lanes::sorted(shown, LaneKey::InFlight, None);
     let handlers = handlers::sorted(shown, HandlerKey::RunP99, None);
     let texts = [
-        listed_text(listed, now),
+        listed_text(listed, now, |_| None),
         shown_text(shown, now),
         lanes_text(shown, &lanes),
         handlers_text(shown, &handlers),
@@ -172,7 +175,7 @@ pub fn every_view(
         events_json(shown, recorded, &recorded.events),
         errors_json(shown, recorded),
     ];
-    let sample = || Sample { view: shown.clone(), at_ns: Some(now) };
+    let sample = || Sample { view: Inspection::clone(shown), at_ns: Some(now) };
     let change = (sample(), sample());
     let changed =
         Change::new(&change.0, &change.1).map(|change| change_text(&change) + &line(&change_json(&change, None)));
@@ -187,7 +190,7 @@ fn dump(cli: &Cli) -> Result<String, DumpError> {
         Some(View::List { instance }) => show_list(cli, instance.as_ref()),
         Some(View::Show { instance }) => show(cli, instance.as_ref()),
         Some(View::Lanes { instance, lane, sort }) => {
-            let shown = open(from, instance.as_ref())?.look();
+            let shown = shown(&open(from, instance.as_ref())?, from);
             let lanes = lanes::sorted(&shown, *sort, *lane);
             if let (Some(lane), []) = (*lane, lanes.as_slice()) {
                 return Err(DumpError::NoLane { instance: shown.instance.clone(), lane, from: told(from) });
@@ -195,7 +198,7 @@ fn dump(cli: &Cli) -> Result<String, DumpError> {
             Ok(if cli.json { line(&lanes_json(&shown, &lanes)) } else { lanes_text(&shown, &lanes) })
         }
         Some(View::Handlers { instance, handler, sort }) => {
-            let shown = open(from, instance.as_ref())?.look();
+            let shown = shown(&open(from, instance.as_ref())?, from);
             let handlers = handlers::sorted(&shown, *sort, handler.as_deref());
             if let (Some(handler), []) = (handler, handlers.as_slice()) {
                 let (instance, handler) = (shown.instance.clone(), handler.clone());
@@ -205,7 +208,7 @@ fn dump(cli: &Cli) -> Result<String, DumpError> {
         }
         Some(View::Records { instance, last, lane }) => {
             let inspector = open(from, instance.as_ref())?;
-            let shown = inspector.look();
+            let shown = shown(&inspector, from);
             let records = inspector.records(*lane, *last as usize);
             let (instance, lane) = (shown.instance.clone(), lane.unwrap_or_default());
             let records = records.ok_or_else(|| DumpError::NoLane { instance, lane, from: told(from) })?;
@@ -213,7 +216,7 @@ fn dump(cli: &Cli) -> Result<String, DumpError> {
         }
         Some(View::Slow { instance, handler, last }) => {
             let inspector = open(from, instance.as_ref())?;
-            let (shown, recorded) = (inspector.look(), inspector.recorded());
+            let (shown, recorded) = (shown(&inspector, from), inspector.recorded());
             let of_it = handlers::sorted(&shown, HandlerKey::Id, handler.as_deref());
             if let (Some(handler), []) = (handler, of_it.as_slice()) {
                 let (instance, handler) = (shown.instance.clone(), handler.clone());
@@ -231,7 +234,7 @@ fn dump(cli: &Cli) -> Result<String, DumpError> {
         Some(View::Why { instance, place, position }) => why(cli, instance, *place, *position),
         Some(View::Events { instance, last, lane }) => {
             let inspector = open(from, instance.as_ref())?;
-            let (shown, recorded) = (inspector.look(), inspector.recorded());
+            let (shown, recorded) = (shown(&inspector, from), inspector.recorded());
             if let Some(lane) = lane.filter(|lane| !shown.lanes.iter().any(|it| it.lane == *lane)) {
                 return Err(DumpError::NoLane { instance: shown.instance.clone(), lane, from: told(from) });
             }
@@ -246,7 +249,7 @@ fn dump(cli: &Cli) -> Result<String, DumpError> {
         }
         Some(View::Errors { instance }) => {
             let inspector = open(from, instance.as_ref())?;
-            let (shown, recorded) = (inspector.look(), inspector.recorded());
+            let (shown, recorded) = (shown(&inspector, from), inspector.recorded());
             Ok(if cli.json { line(&errors_json(&shown, &recorded)) } else { errors_text(&shown, &recorded) })
         }
         Some(View::Diff { instance, to, interval }) => {
@@ -288,7 +291,7 @@ fn dump(cli: &Cli) -> Result<String, DumpError> {
 }
 
 fn show(cli: &Cli, instance: Option<&InstanceName>) -> Result<String, DumpError> {
-    let shown = open(cli.from.as_deref(), instance)?.look();
+    let shown = shown(&open(cli.from.as_deref(), instance)?, cli.from.as_deref());
     Ok(if cli.json { line(&shown_json(&shown)) } else { shown_text(&shown, realtime_ns()) })
 }
 
@@ -301,7 +304,7 @@ fn why(cli: &Cli, instance: &InstanceName, place: Place, position: Option<u64>) 
         (Place::Task(id), Some(_)) => return Err(DumpError::TwoPositions { instance: instance.clone(), id, from }),
     };
     let inspector = open(cli.from.as_deref(), Some(instance))?;
-    let (shown, recorded) = (inspector.look(), inspector.recorded());
+    let (shown, recorded) = (shown(&inspector, cli.from.as_deref()), inspector.recorded());
     let lane = asked.lane();
     if !shown.lanes.iter().any(|it| it.lane == lane) {
         return Err(DumpError::NoLane { instance: instance.clone(), lane, from });
@@ -341,8 +344,18 @@ fn show_list(cli: &Cli, only: Option<&InstanceName>) -> Result<String, DumpError
         (false, Some(from)) if listed.is_empty() => {
             format!("no instance in {0}; copy one with: shm-dump save {0} NAME\n", from.display())
         }
-        (false, _) => listed_text(&listed, realtime_ns()),
+        (false, from) => {
+            let was_alive = |instance: &InstanceName| was_alive(instance, from.as_deref()?);
+            listed_text(&listed, realtime_ns(), was_alive)
+        }
     })
+}
+
+/// An instance as it stands, or as it was copied.
+fn shown(inspector: &Inspector, from: Option<&Path>) -> Shown {
+    let view = inspector.look();
+    let was_alive = from.and_then(|from| was_alive(&view.instance, from));
+    Shown::new(view, was_alive)
 }
 
 /// How to look there again.

@@ -9,16 +9,17 @@ use executor_shm::inspect::{Inspection, LaneRecords, Phase, TaskRow, TaskView};
 use serde_json::{Value, json};
 
 use crate::colour::Mood;
+use crate::dump::Shown;
 use crate::dump_json::handler_name;
-use crate::dump_text::{life, life_mood, lines, table};
+use crate::dump_text::{life_mood, lines, table};
 use crate::exit::one_line_of;
 use crate::units::{count, counted, nanoseconds};
 
 const NONE: &str = "-";
 
 /// The lanes with a table each.
-pub(crate) fn records_text(view: &Inspection, records: &[LaneRecords]) -> String {
-    let mut text = format!("instance {}: {}\n", view.instance, life_mood(view).text(life(view)));
+pub(crate) fn records_text(view: &Shown, records: &[LaneRecords]) -> String {
+    let mut text = format!("instance {}: {}\n", view.instance, life_mood(view).text(view.life()));
     let origin = Origin::of(view, records);
     for lane in records {
         let state = lane.state.map_or("damaged", |state| state.name());
@@ -42,7 +43,7 @@ pub(crate) fn records_text(view: &Inspection, records: &[LaneRecords]) -> String
     text
 }
 
-fn lane_text(view: &Inspection, tasks: &[TaskRow], origin: &Origin) -> String {
+fn lane_text(view: &Shown, tasks: &[TaskRow], origin: &Origin) -> String {
     let titles = ["position", "task", "handler", "status", "bytes", "submitted", "started", "completed", "attempt"];
     let mut table = table(titles, 4);
     for row in tasks {
@@ -56,7 +57,7 @@ fn lane_text(view: &Inspection, tasks: &[TaskRow], origin: &Origin) -> String {
     lines(&table)
 }
 
-fn cells(view: &Inspection, task: &TaskView, origin: &Origin) -> [Cell; 7] {
+fn cells(view: &Shown, task: &TaskView, origin: &Origin) -> [Cell; 7] {
     let asked = &task.descriptor;
     let submitted = asked.submitted_at();
     let ns = |from: u64, to: u64| match view.clock {
@@ -92,10 +93,10 @@ fn stamps(phase: &Phase) -> (u64, u64) {
     }
 }
 
-fn status_text(view: &Inspection, phase: &Phase) -> String {
+fn status_text(view: &Shown, phase: &Phase) -> String {
     match phase {
         Phase::Waiting => "waits".to_owned(),
-        Phase::InFlight { .. } if view.alive == Some(false) => "was in flight".to_owned(),
+        Phase::InFlight { .. } if view.is_dead() => "was in flight".to_owned(),
         Phase::InFlight { .. } => "in flight".to_owned(),
         Phase::Unanswered => "unanswered".to_owned(),
         Phase::Ended(end) => ended_text(end),

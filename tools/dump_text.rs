@@ -8,10 +8,12 @@ use executor_core::Status;
 use executor_core::cpu::cpu_list;
 use executor_core::histogram::HistogramSnapshot;
 use executor_core::idle::IdleStrategy;
+use executor_shm::InstanceName;
 use executor_shm::inspect::{HandlerView, InFlightView, Inspection, LaneView, Listed, SLEEP_LANES, WorkerView};
 use executor_shm::state::{InstanceState, LaneState};
 
 use crate::colour::Mood;
+use crate::dump::{Shown, life_of};
 use crate::dump_json::{attached, handler_name, quantile_ns, running_ns, unanswered};
 use crate::exit::one_line;
 use crate::holds::held;
@@ -20,8 +22,8 @@ use crate::units::{bytes, count, counted, nanoseconds};
 /// What stands where nothing is known.
 pub(crate) const NONE: &str = "-";
 
-/// One line for each instance; `now` in nanoseconds since 1970.
-pub(crate) fn listed_text(listed: &[Listed], now: u64) -> String {
+/// One line for each instance; `now` in nanoseconds since 1970, `was_alive` what `save` noted of copies.
+pub(crate) fn listed_text(listed: &[Listed], now: u64, was_alive: impl Fn(&InstanceName) -> Option<bool>) -> String {
     let mut table = table(["instance", "is", "pid", "started", "lanes", "in use", "unanswered", "tasks", "size"], 2);
     let mut unreadable = String::new();
     for one in listed {
@@ -29,7 +31,7 @@ pub(crate) fn listed_text(listed: &[Listed], now: u64) -> String {
             Ok(view) => {
                 table.add_row([
                     Cell::new(&one.instance),
-                    life_mood(view).cell(life(view)),
+                    life_mood(view).cell(life_of(view, was_alive(&one.instance))),
                     Cell::new(view.pid),
                     Cell::new(ago(now, view.started_at_ns)),
                     Cell::new(view.geometry.lanes),
@@ -49,7 +51,7 @@ pub(crate) fn listed_text(listed: &[Listed], now: u64) -> String {
 }
 
 /// Everything of one instance; `now` in nanoseconds since 1970.
-pub(crate) fn shown_text(view: &Inspection, now: u64) -> String {
+pub(crate) fn shown_text(view: &Shown, now: u64) -> String {
     let mut text = head(view, now);
     let mut handlers = table(
         [
@@ -100,9 +102,10 @@ pub(crate) fn shown_text(view: &Inspection, now: u64) -> String {
     let _ = write!(text, "\n{}", lines(&lanes));
     text.push_str(&unreadable_text(view.lanes.iter()));
     if view.alive.is_none() {
+        let of = if view.is_dead() { "a copy of a dead instance" } else { "a copy" };
         let _ = match unanswered(view) {
-            Some(tasks) => writeln!(text, "\na copy: {} unanswered when it was made", counted(tasks, "task")),
-            None => writeln!(text, "\na copy: what was unanswered when it was made cannot be told"),
+            Some(tasks) => writeln!(text, "\n{of}: {} unanswered when it was made", counted(tasks, "task")),
+            None => writeln!(text, "\n{of}: what was unanswered when it was made cannot be told"),
         };
     }
     if view.alive == Some(false) {
@@ -145,11 +148,11 @@ pub(crate) fn unreadable_text<'a>(lanes: impl Iterator<Item = &'a LaneView>) -> 
 }
 
 /// What every view of one instance begins with.
-pub(crate) fn headline(view: &Inspection) -> String {
-    format!("instance {}: {}, pid {}\n", view.instance, life_mood(view).text(life(view)), view.pid)
+pub(crate) fn headline(view: &Shown) -> String {
+    format!("instance {}: {}, pid {}\n", view.instance, life_mood(view).text(view.life()), view.pid)
 }
 
-fn head(view: &Inspection, now: u64) -> String {
+fn head(view: &Shown, now: u64) -> String {
     let geometry = &view.geometry;
     let mut text = headline(view);
     let _ = writeln!(

@@ -117,6 +117,16 @@ fn write(path: &Path, file: &SavedFile) -> std::io::Result<()> {
 
 /// When a copy was made, in nanoseconds since 1970; `None` for one that was made by other means.
 pub(crate) fn saved_at(instance: &InstanceName, folder: &Path) -> Option<u64> {
-    let text = std::fs::read_to_string(folder.join(note(instance))).ok()?;
-    serde_json::from_str::<Value>(&text).ok()?.get("saved_at_ns")?.as_u64()
+    noted(instance, folder)?.get("saved_at_ns")?.as_u64()
+}
+
+/// Whether a sidecar served the instance when it was copied; `None` for a copy that was made by other means.
+pub(crate) fn was_alive(instance: &InstanceName, folder: &Path) -> Option<bool> {
+    noted(instance, folder)?.get("alive")?.as_bool()
+}
+
+fn noted(instance: &InstanceName, folder: &Path) -> Option<Value> {
+    let path = folder.join(note(instance));
+    let is_file = path.metadata().is_ok_and(|found| found.is_file()); // not a pipe that nobody writes to
+    serde_json::from_str(&std::fs::read_to_string(Some(path).filter(|_| is_file)?).ok()?).ok()
 }

@@ -70,6 +70,21 @@ fn a_copy_of_a_dead_instance_shows_what_its_files_show() {
     let rows = list(&list(&records, "lanes")[0], "tasks");
     assert_eq!(saved["tasks"], rows.len());
     assert_eq!(look(&["list", "--from", from]).as_array().unwrap().len(), 1);
+    let text =
+        |view: &str| String::from_utf8(shm_dump().args([view, "--from", from]).output().unwrap().stdout).unwrap();
+    for (view, part) in [
+        ("list", "a copy of a dead one"),
+        ("show", "a copy of a dead instance: 2 tasks unanswered when it was made"),
+        ("slow", "a copy of a dead one"),
+        ("records", "was in flight"),
+    ] {
+        assert!(text(view).contains(part), "{}\n does not say {part:?}", text(view));
+    }
+    let flight = list(&shown, "lanes").iter().find(|lane| lane["in_flight"] != Value::Null).unwrap();
+    let (lane, position) = (flight["lane"].to_string(), flight["in_flight"]["position"].to_string());
+    let why = shm_dump().args(["why", &name, &lane, &position, "--from", from]).output().unwrap();
+    let why = String::from_utf8(why.stdout).unwrap();
+    assert!(why.contains("it ran when the sidecar died"), "{why}");
     // Files of the right length, for their owner alone, and nothing was changed.
     for (file, bytes) in before {
         let copied = fs::metadata(into.join(&file)).unwrap();

@@ -8,15 +8,16 @@ use executor_core::{Priority, Status};
 use executor_shm::inspect::{Inspection, Recorded};
 use serde_json::{Value, json};
 
+use super::shown::Shown;
 use crate::dump_json::handler_name;
-use crate::dump_text::{life, lines, table};
+use crate::dump_text::{lines, table};
 use crate::moments::Moments;
 use crate::units::{count, counted, nanoseconds};
 use crate::verdict::named;
 
 /// The events, the oldest first.
-pub(crate) fn events_text(view: &Inspection, recorded: &Recorded, events: &[Event]) -> String {
-    let mut text = format!("instance {}: {}\n", view.instance, life(view));
+pub(crate) fn events_text(view: &Shown, recorded: &Recorded, events: &[Event]) -> String {
+    let mut text = format!("instance {}: {}\n", view.instance, view.life());
     if recorded.slow_after_ns.is_none() {
         text.push_str("workers record nothing: it was started with --no-recording\n");
     }
@@ -135,8 +136,8 @@ pub(crate) fn events_json(view: &Inspection, recorded: &Recorded, events: &[Even
 }
 
 /// The errors, those seen last first.
-pub(crate) fn errors_text(view: &Inspection, recorded: &Recorded) -> String {
-    let mut text = format!("instance {}: {}\n", view.instance, life(view));
+pub(crate) fn errors_text(view: &Shown, recorded: &Recorded) -> String {
+    let mut text = format!("instance {}: {}\n", view.instance, view.life());
     if recorded.errors.is_empty() {
         text.push_str(if recorded.slow_after_ns.is_some() {
             "no errors\n"

@@ -7,6 +7,7 @@ use comfy_table::Cell;
 use executor_shm::inspect::{HandlerView, Inspection};
 use serde_json::{Value, json};
 
+use super::shown::Shown;
 use crate::colour::Mood;
 use crate::dump_json::handler_json;
 use crate::dump_text::{self, headline, lines, statuses, table};
@@ -83,7 +84,7 @@ const TITLES: [&str; 15] = [
 ];
 
 /// A line each.
-pub(crate) fn handlers_text(view: &Inspection, handlers: &[&HandlerView]) -> String {
+pub(crate) fn handlers_text(view: &Shown, handlers: &[&HandlerView]) -> String {
     let mut table = table(TITLES, 5);
     let mut details = String::new();
     for handler in handlers {

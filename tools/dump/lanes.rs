@@ -8,6 +8,7 @@ use executor_shm::inspect::{Inspection, LaneView};
 use executor_shm::state::LaneState;
 use serde_json::{Value, json};
 
+use super::shown::Shown;
 use crate::colour::Mood;
 use crate::dump_json::{lane_json, quantile_ns, running_ns};
 use crate::dump_text::{
@@ -102,7 +103,7 @@ const TITLES: [&str; 15] = [
 ];
 
 /// A line each.
-pub(crate) fn lanes_text(view: &Inspection, lanes: &[&LaneView]) -> String {
+pub(crate) fn lanes_text(view: &Shown, lanes: &[&LaneView]) -> String {
     let mut table = table(TITLES, 5);
     for column in [7, 14] {
         if let Some(column) = table.column_mut(column) {

@@ -8,15 +8,16 @@ use executor_core::recorder::SlowTask;
 use executor_shm::inspect::{Inspection, Recorded};
 use serde_json::{Value, json};
 
+use super::shown::Shown;
 use crate::dump_json::handler_name;
-use crate::dump_text::{life, lines, table};
+use crate::dump_text::{lines, table};
 use crate::moments::Moments;
 use crate::units::{count, counted, nanoseconds};
 use crate::verdict::{Part, is_uncollected, largest, run_parts, wait_parts};
 
 /// A table, the slowest task first; `from` is how to look there again.
-pub(crate) fn slow_text(view: &Inspection, recorded: &Recorded, tasks: &[SlowTask], from: &str) -> String {
-    let mut text = format!("instance {}: {}\n", view.instance, life(view));
+pub(crate) fn slow_text(view: &Shown, recorded: &Recorded, tasks: &[SlowTask], from: &str) -> String {
+    let mut text = format!("instance {}: {}\n", view.instance, view.life());
     let _ = writeln!(text, "{}", threshold(view, recorded));
     if tasks.is_empty() {
         text.push_str(if unnoted(view, recorded).is_none() { "no slow tasks\n" } else { "" });

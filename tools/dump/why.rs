@@ -8,8 +8,8 @@ use executor_core::{Status, TaskId};
 use executor_shm::inspect::{InFlightView, Inspection, LaneRecords, LaneView, Phase, Recorded, TaskRow};
 use serde_json::{Value, json};
 
+use super::shown::Shown;
 use super::slow::{task_json, time, unnoted};
-use crate::dump_text::life;
 use crate::exit::one_line_of;
 use crate::moments::Moments;
 use crate::units::{bytes, count, counted, nanoseconds};
@@ -106,9 +106,9 @@ pub(super) fn find<'a>(
 }
 
 /// One task in full; `from` is how to look there again.
-pub(super) fn why_text(view: &Inspection, recorded: &Recorded, found: &Found<'_>, from: &str) -> String {
+pub(super) fn why_text(view: &Shown, recorded: &Recorded, found: &Found<'_>, from: &str) -> String {
     let Found { lane, position, ref known, ref earlier } = *found;
-    let mut text = format!("instance {}: {}\n", view.instance, life(view));
+    let mut text = format!("instance {}: {}\n", view.instance, view.life());
     match known {
         Known::Slow(task) => {
             let _ = writeln!(
@@ -177,7 +177,7 @@ pub(super) fn unknown(view: &Inspection, recorded: &Recorded, rings: &[LaneRecor
 }
 
 /// A task that was not noted: its stamps, and what stands before it if it still waits.
-fn ring_text(view: &Inspection, recorded: &Recorded, lane: u32, row: &TaskRow) -> String {
+fn ring_text(view: &Shown, recorded: &Recorded, lane: u32, row: &TaskRow) -> String {
     let mut text = format!("task {} of lane {lane} ({})", row.position, row.task_id);
     let Some(task) = &row.task else { return text + ": torn, its slot is being written\n" };
     let _ = writeln!(text, ", handler {}", named(view, task.descriptor.handler_id()));
@@ -202,7 +202,7 @@ fn ring_text(view: &Inspection, recorded: &Recorded, lane: u32, row: &TaskRow) -
             let it = view.lanes.iter().find(|it| it.lane == lane);
             match phase {
                 Phase::InFlight { started_at } => {
-                    let verb = if view.alive == Some(false) { "it ran when the sidecar died" } else { "runs" };
+                    let verb = if view.is_dead() { "it ran when the sidecar died" } else { "runs" };
                     let _ = writeln!(
                         text,
                         "{:>10}  waited\n{:>10}  {verb}",
@@ -217,7 +217,7 @@ fn ring_text(view: &Inspection, recorded: &Recorded, lane: u32, row: &TaskRow) -
                         let ahead = counted(row.position.saturating_sub(started), "task");
                         let _ = writeln!(text, "{ahead} before it in its lane wait as well");
                     }
-                    if view.alive == Some(false) {
+                    if view.is_dead() {
                         text.push_str("no sidecar serves it\n");
                     } else if let Some((other, flight)) = in_flight_of_worker(view, lane) {
                         let running = since(flight.started_at);
