@@ -1,6 +1,6 @@
 //! `shm-dump save`: a copy of an instance's files to look at elsewhere, and when it was made.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -19,11 +19,16 @@ the counts agree with that. Lanes are copied one after the other, the counts of 
 ahead. Requests and responses past what lies in a record (32 and 24 bytes) are left out: they may be secret. Look at it with \
 --from DIR; files are mode 0600.";
 
-/// Why there is no copy, or half of one.
+/// Why there is no copy.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SaveError {
     #[error("cannot write {path}", path = path.display())]
     Write { path: PathBuf, source: std::io::Error },
+    #[error(
+        "no room in {folder} for {path}; nothing of the copy is left there: make room, or save to another folder",
+        folder = folder.display(), path = path.display()
+    )]
+    NoRoom { folder: PathBuf, path: PathBuf },
     #[error("{path} is there already; save to another folder, or remove it", path = path.display())]
     Taken { path: PathBuf },
 }
@@ -37,16 +42,34 @@ fn note(instance: &InstanceName) -> String {
 ///
 /// # Errors
 ///
-/// A file cannot be written, or one is there already; what was written stays.
+/// A file cannot be written, or one is there already; what was written until then is removed.
 pub(crate) fn save(
     inspector: &Inspector,
     instance: &InstanceName,
     folder: &Path,
 ) -> Result<(String, Value), SaveError> {
+    let mut written = Vec::new();
+    let saved = write_copy(inspector, instance, folder, &mut written);
+    if saved.is_err() {
+        for path in &written {
+            let _ = std::fs::remove_file(path); // half a copy would fill the disk and stand in the way of the next
+        }
+    }
+    saved
+}
+
+/// Copies an instance; each file that was made, whole or not, is in `written`.
+fn write_copy(
+    inspector: &Inspector,
+    instance: &InstanceName,
+    folder: &Path,
+    written: &mut Vec<PathBuf>,
+) -> Result<(String, Value), SaveError> {
     let failed = |path: &Path| {
         let path = path.to_owned();
         move |source: std::io::Error| match source.kind() {
             ErrorKind::AlreadyExists => SaveError::Taken { path },
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => SaveError::NoRoom { folder: folder.to_owned(), path },
             _ => SaveError::Write { path, source },
         }
     };
@@ -63,14 +86,15 @@ pub(crate) fn save(
     let saved = inspector.save(|file| {
         files += 1;
         let path = folder.join(&file.name);
-        write(&path, &file).map_err(failed(&path))
+        let mut out = create(&path, written).map_err(failed(&path))?;
+        write(&mut out, &file).map_err(failed(&path))
     })?;
     let took_ns = began.elapsed().as_nanos() as u64;
     let saved_at_ns = std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_nanos() as u64);
     let note_path = folder.join(note(instance));
     let said = json!({"instance": instance.as_str(), "saved_at_ns": saved_at_ns, "alive": inspector.is_alive()});
     let words = format!("{said:#}\n").into_bytes();
-    create(&note_path).and_then(|mut file| file.write_all(&words)).map_err(failed(&note_path))?;
+    create(&note_path, written).and_then(|mut file| file.write_all(&words)).map_err(failed(&note_path))?;
     let Saved { lanes, tasks, torn, unreadable, without_journal } = saved;
     let mut text = format!(
         "instance {instance}: {} saved to {} in {}: {}, {}, {torn} torn; look with: shm-dump show {instance} --from {}\n",
@@ -104,13 +128,14 @@ pub(crate) fn save(
 }
 
 /// A new file that only its owner reads.
-fn create(path: &Path) -> std::io::Result<std::fs::File> {
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+fn create(path: &Path, written: &mut Vec<PathBuf>) -> std::io::Result<File> {
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    written.push(path.to_owned());
+    Ok(file)
 }
 
-fn write(path: &Path, file: &SavedFile) -> std::io::Result<()> {
+fn write(out: &mut File, file: &SavedFile) -> std::io::Result<()> {
     let bytes: Vec<u8> = file.words.iter().flat_map(|word| word.to_le_bytes()).collect();
-    let mut out = create(path)?;
     out.write_all(&bytes)?;
     out.set_len(file.bytes) // what is behind is zeros that take no room
 }

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use executor_client::TaskDescriptor;
@@ -229,4 +230,36 @@ fn what_cannot_be_saved_is_refused_in_one_line_and_replaces_nothing() {
     let text = shm_dump().args(["save", &path("b"), name]).output().unwrap();
     let text = String::from_utf8(text.stdout).unwrap();
     assert!(text.contains(&format!("shm-dump show {name} --from {}", path("b"))), "{text}");
+}
+
+#[test]
+fn a_copy_that_cannot_be_finished_leaves_nothing_behind() {
+    let sidecar = Sidecar::start(&instance("half"), &["--lanes", "2"]);
+    let name = sidecar.instance.as_str();
+    let folder = Folder::new("half");
+    let journal = format!("executor.{name}.journal");
+    folder.write(&journal, 1); // what comes after the lanes
+    let again = || shm_dump().args(["save", folder.0.to_str().unwrap(), name]).output().unwrap();
+    assert_refused(&again(), 1, "is there already");
+    let names = || fs::read_dir(&folder.0).unwrap().map(|it| it.unwrap().file_name()).collect::<Vec<_>>();
+    assert_eq!(names(), [journal.as_str()]);
+    fs::remove_file(folder.0.join(&journal)).unwrap();
+    assert!(again().status.success());
+
+    let within = |script: &str| {
+        let mount = format!("mount -t tmpfs -o size=64k tmpfs \"$DIR\" && {script}");
+        let small = folder.0.join("small");
+        fs::create_dir_all(&small).unwrap();
+        Command::new("unshare")
+            .args(["-m", "sh", "-c", &mount])
+            .env("DIR", small)
+            .env("SHM_DUMP", env!("CARGO_BIN_EXE_shm-dump"))
+            .env("NAME", name)
+            .output()
+    };
+    if !nix::unistd::geteuid().is_root() || !within("true").is_ok_and(|output| output.status.success()) {
+        return println!("skipped in part: no mounts of its own can be had here");
+    }
+    let output = within("{ \"$SHM_DUMP\" save \"$DIR\" \"$NAME\" && exit 3; ls \"$DIR\"; exit 1; }").unwrap();
+    assert_refused(&output, 1, "make room, or save to another folder");
 }
