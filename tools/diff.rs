@@ -2,12 +2,11 @@
 
 use std::fmt::Write;
 
-use executor_core::histogram::HistogramSnapshot;
 use executor_shm::inspect::WorkerView;
 use serde_json::{Value, json};
 
 use crate::colour::Mood;
-use crate::dump_json::{self, attached, by_status, quantile_ns, unanswered};
+use crate::dump_json::{attached, by_status, percentiles, quantile_ns, unanswered};
 use crate::dump_text::{self, life, life_mood, lines, longest, statuses, table};
 use crate::sample::{Change, LaneChange};
 use crate::units::{count, counted, nanoseconds};
@@ -29,17 +28,6 @@ fn sum(counts: &[u64]) -> u64 {
 fn asleep(change: &Change<'_>, worker: &WorkerView, before: Option<&WorkerView>) -> Option<f64> {
     let slept = worker.sleep.asleep_ns.saturating_sub(before?.sleep.asleep_ns);
     change.ns.filter(|ns| *ns > 0).map(|ns| (slept as f64 / ns as f64).min(1.0)) // a sleep is counted at its end
-}
-
-/// As everywhere, but for times past the table of the histogram, of which only that is known.
-fn percentiles(change: &Change<'_>, histogram: &HistogramSnapshot) -> Value {
-    let mut all = dump_json::percentiles(change.after, histogram);
-    for (key, q) in [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p999", 0.999), ("max", 1.0)] {
-        if histogram.quantile(q) == Some(u64::MAX) {
-            all[key] = Value::Null;
-        }
-    }
-    all
 }
 
 /// Everything.
@@ -72,8 +60,8 @@ pub(crate) fn change_json(change: &Change<'_>, at_ns: Option<u64>) -> Value {
                 "tasks": tasks,
                 "tasks_per_second": change.rate(tasks),
                 "by_status": by_status(&handler.by_status),
-                "queue_ns": percentiles(change, &handler.queue),
-                "run_ns": percentiles(change, &handler.run),
+                "queue_ns": percentiles(change.after, &handler.queue),
+                "run_ns": percentiles(change.after, &handler.run),
             })
         })
         .collect();
@@ -89,7 +77,7 @@ pub(crate) fn change_json(change: &Change<'_>, at_ns: Option<u64>) -> Value {
         "by_status": by_status(&counts),
         "lanes_attached": change.after.alive.map(|_| attached(change.after)),
         "unanswered": unanswered(change.after),
-        "total_ns": percentiles(change, &change.total()),
+        "total_ns": percentiles(change.after, &change.total()),
         "workers": workers,
         "handlers": handlers,
         "lanes": lanes,
@@ -111,7 +99,7 @@ fn lane_json(change: &Change<'_>, lane: &LaneChange<'_>) -> Value {
         "started_per_second": lane.started.and_then(|started| change.rate(started)),
         "depth": lane.after.depth,
         "depth_change": depth_change(lane),
-        "total_ns": percentiles(change, &lane.total),
+        "total_ns": percentiles(change.after, &lane.total),
     })
 }
 
@@ -225,7 +213,7 @@ pub(crate) fn change_line(change: &Change<'_>, elapsed_ns: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use executor_core::histogram::BUCKETS;
+    use executor_core::histogram::{BUCKETS, HistogramSnapshot};
     use executor_shm::inspect::Inspection;
 
     use super::*;

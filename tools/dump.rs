@@ -18,7 +18,7 @@ use executor_core::TaskId;
 use executor_core::recorder::{Event, SlowTask};
 use executor_shm::InstanceName;
 use executor_shm::files::DIRECTORY;
-use executor_shm::inspect::{InspectError, Inspector, Listed, list, list_copies};
+use executor_shm::inspect::{InspectError, Inspector, Listed, list, list_copies, survive_truncation};
 #[cfg(fuzzing)]
 use executor_shm::inspect::{Inspection, LaneRecords, Recorded};
 use serde_json::Value;
@@ -124,6 +124,7 @@ impl DumpError {
 
 /// What `shm-dump` does with the arguments of the process.
 pub fn shm_dump() -> ExitCode {
+    survive_truncation();
     let cli = match parse::<Cli>() {
         Ok(cli) => cli,
         Err(code) => return code,

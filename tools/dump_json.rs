@@ -175,14 +175,16 @@ pub(crate) fn quantile_ns(view: &Inspection, histogram: &HistogramSnapshot, q: f
     Some(view.clock?.ticks_to_ns(histogram.quantile(q)?))
 }
 
+/// Percentiles of a histogram; null for what lies past its table, of which only that is known.
 pub(crate) fn percentiles(view: &Inspection, histogram: &HistogramSnapshot) -> Value {
+    let at = |q| quantile_ns(view, histogram, q).filter(|_| histogram.quantile(q) != Some(u64::MAX));
     json!({
         "count": histogram.count(),
-        "p50": quantile_ns(view, histogram, 0.5),
-        "p90": quantile_ns(view, histogram, 0.9),
-        "p99": quantile_ns(view, histogram, 0.99),
-        "p999": quantile_ns(view, histogram, 0.999),
-        "max": quantile_ns(view, histogram, 1.0),
+        "p50": at(0.5),
+        "p90": at(0.9),
+        "p99": at(0.99),
+        "p999": at(0.999),
+        "max": at(1.0),
     })
 }
 

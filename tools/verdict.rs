@@ -2,7 +2,7 @@
 
 use executor_core::TaskId;
 use executor_core::recorder::{Behind, SlowTask};
-use executor_shm::inspect::{Inspection, LaneView};
+use executor_shm::inspect::{Inspection, LaneView, ProducerView};
 
 use crate::dump_json::handler_name;
 use crate::units::counted;
@@ -134,12 +134,13 @@ pub(crate) fn doubts(task: &SlowTask) -> Vec<&'static str> {
 }
 
 /// Whether the completion of the task at this position waits in `cq` for its producer to take it, as far as that says so. Of a
-/// task of an earlier owner of the lane nothing does.
+/// task of an earlier owner of the lane nothing does, and one that takes some before earlier ones does not say which.
 pub(crate) fn is_uncollected(view: &Inspection, task: TaskId, position: u64) -> bool {
     let awaits = |lane: &LaneView| {
         let completed = lane.completed.is_some_and(|completed| position < completed);
         let is_owners = task == TaskId::new(lane.lane, lane.base.wrapping_add(position));
-        is_owners && completed && lane.producer.is_some_and(|producer| position >= producer.credited)
+        let has = |producer: ProducerView| position >= producer.credited && producer.collected <= producer.credited;
+        is_owners && completed && lane.producer.is_some_and(has)
     };
     view.lanes.iter().any(awaits)
 }
