@@ -215,3 +215,34 @@ impl Inspector {
         self.lane_files(lane, nonce).ok()?.read(look).ok()?
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use executor_core::Registry;
+    use executor_core::idle::IdleStrategy;
+
+    use super::*;
+    use crate::{Ending, InstanceName, Sidecar};
+
+    #[test]
+    fn a_lane_that_was_truncated_under_its_reader_is_no_figure_and_no_end() {
+        let instance = InstanceName::new(&format!("inspect-cut-{}", std::process::id())).unwrap();
+        let builder = Sidecar::builder().instance(instance.clone()).registry(Registry::builder().build().unwrap());
+        let sidecar = builder.capacity(8).lanes(2).pinned(false).idle(IdleStrategy::Yield).start().unwrap();
+        let inspector = Inspector::open(&instance).unwrap();
+        let lanes = inspector.look().lanes;
+        assert!(lanes.iter().all(|lane| lane.unreadable.is_none()) && lanes.len() == 2);
+        for (lane, name) in lanes.iter().zip([InstanceName::sq, InstanceName::cq]) {
+            let files = inspector.lane_files(lane.lane, lane.nonce).unwrap();
+            let path = format!("/dev/shm/{}", name(&instance, lane.lane, lane.nonce));
+            let load = |sq: &ReadWords, cq: &ReadWords| sq.load(sq_words::SLOTS) | cq.load(sq_words::SLOTS);
+            assert_eq!(files.read(load), Ok(0));
+            File::options().write(true).open(path).unwrap().set_len(0).unwrap();
+            assert!(files.read(load).unwrap_err().contains("truncated"));
+        }
+        sidecar.stop();
+        assert_eq!(sidecar.join().unwrap().ending, Ending::Removed);
+    }
+}
