@@ -39,8 +39,8 @@ const QUIET: Duration = Duration::from_millis(1);
 const OUTDATED: Duration = Duration::from_secs(600);
 /// A longer gap is an event.
 const GAP_EVENT: Duration = Duration::from_micros(100);
-/// A shorter time between two looks is no gap.
-const STALL: Duration = Duration::from_micros(4);
+/// A shorter time between two looks is no gap: the first one after a sleep takes some 5 us, with all caches cold.
+const STALL: Duration = Duration::from_micros(10);
 /// And so much longer for each lane that is looked at: sixteen looks at one take some 25 ns.
 const STALL_OF_LANE: Duration = Duration::from_nanos(100);
 /// Page faults are counted before tasks of a handler whose last run took this long.
