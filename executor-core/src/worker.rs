@@ -243,7 +243,7 @@ impl<L: Lane, M: Deref<Target = [AtomicU64]>> Turn<L, M> {
         match self.idle.miss() {
             Rest::Again => {}
             // A yield may take longer than a gap that is worth a note, so each is looked at by itself.
-            Rest::Yielded => self.desk.notes.looked(&self.desk.meter, self.rota.len()),
+            Rest::Yielded => self.desk.notes.looked(&self.desk.meter, self.rota.len(), true),
             Rest::Sleep => {
                 self.sleep();
                 return true;
@@ -289,7 +289,7 @@ impl<L: Lane, M: Deref<Target = [AtomicU64]>> Turn<L, M> {
         if !worked {
             self.publish(WorkerWord::Sweeps, self.sweeps);
             if !std::mem::take(&mut self.has_slept) {
-                self.desk.notes.looked(&self.desk.meter, self.rota.len());
+                self.desk.notes.looked(&self.desk.meter, self.rota.len(), false);
             }
         }
         self.orders.answer();

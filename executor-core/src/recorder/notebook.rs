@@ -368,9 +368,10 @@ impl Notebook {
         }
     }
 
-    /// The worker has looked at all its lanes, so many, once or some times, and found nothing.
+    /// The worker has looked at all its lanes, so many, once or some times, and found nothing. Of a gap in which it let others
+    /// run there is no event: a yield on a busy machine is one, and a hundred of them leave nothing else in the recorder.
     #[inline(always)]
-    pub(crate) fn looked(&mut self, words: &[AtomicU64], lanes: usize) {
+    pub(crate) fn looked(&mut self, words: &[AtomicU64], lanes: usize, has_yielded: bool) {
         if !self.times {
             return;
         }
@@ -378,7 +379,7 @@ impl Notebook {
         let since = self.history.rested_since();
         self.history.stall = self.ticks.stall + lanes as u64 * self.ticks.stall_of_lane;
         if self.watch.is_disturbed() || now.saturating_sub(since) > self.history.stall {
-            self.stalled(words, since, now); // and the last look may have been before the gap
+            self.stalled(words, since, now, has_yielded); // and the last look may have been before the gap
         } else {
             self.history.looked_at = now;
         }
@@ -388,7 +389,7 @@ impl Notebook {
 
     #[cold]
     #[inline(never)]
-    fn stalled(&mut self, words: &[AtomicU64], since: u64, now: u64) {
+    fn stalled(&mut self, words: &[AtomicU64], since: u64, now: u64, has_yielded: bool) {
         let preempted = if self.watch.is_disturbed() { self.disturbed(words) } else { None };
         if since == 0 {
             self.history.looked_at = now; // its first look of all
@@ -403,7 +404,7 @@ impl Notebook {
             self.put(words, WorkerWord::LongestGap, gap);
             self.put(words, WorkerWord::LongestGapAt, now);
         }
-        if gap > self.ticks.gap_event {
+        if gap > self.ticks.gap_event && !has_yielded {
             let taken = preempted.unwrap_or(0).min(gap);
             write_event(
                 words,
@@ -448,7 +449,7 @@ mod tests {
         let clock = Clock::detect();
         let mut notes = Notebook::begin(Recording::default(), true, (&meter, &LAYOUT), 0, &clock, &[]);
         let before = clock.now();
-        notes.looked(&meter, 1);
+        notes.looked(&meter, 1, false);
         assert!(notes.history.rested_since() >= before, "what came before it is known to be nothing");
         assert_eq!(notes.word(&meter, WorkerWord::LongestGap), 0);
     }
@@ -459,10 +460,10 @@ mod tests {
         let clock = Clock::detect();
         let mut notes = Notebook::begin(Recording::default(), true, (&meter, &LAYOUT), 0, &clock, &[]);
         for (lanes, is_gap) in [(0, true), (usize::MAX >> 20, false)] {
-            notes.looked(&meter, 1);
+            notes.looked(&meter, 1, false);
             notes.history.looked_at -= notes.ticks.stall + 1;
             let since = notes.history.looked_at;
-            notes.looked(&meter, lanes);
+            notes.looked(&meter, lanes, false);
             let spell_ends = notes.history.rested_since() > notes.history.looked_at;
             assert_eq!((spell_ends, notes.history.looked_at == since), (is_gap, is_gap), "{lanes} lanes");
         }
