@@ -319,6 +319,21 @@ impl Drop for SidecarHandle {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::words::{HeapWords, WordsMut};
+
+    #[test]
+    fn what_was_done_is_not_taken_back_while_failures_are_counted() {
+        let geometry = Geometry { capacity: 4, request_bytes: 0, response_bytes: 0, lanes: 1, handlers: 1, workers: 1 };
+        let words = HeapWords::new(geometry.status_bytes() / 8);
+        let (layout, meter) = (geometry.meter_layout(), geometry.meter());
+        let (done, failed) = (usize::from(Status::Done.code()), usize::from(Status::Expired.code()));
+        words.store(meter + layout.handler(0, 0) + done, 5);
+        // A reader that saw the tasks of the worker before these failures, and the lane after them.
+        words.store(meter + layout.worker(0) + WorkerWord::Tasks as usize, 5);
+        words.store(meter + layout.lane(0) + failed, 3);
+        let stats = read_stats(&words, &geometry);
+        assert_eq!((stats.by_status[done], stats.by_status[failed], stats.tasks), (5, 3, 8));
+    }
 
     #[test]
     fn signals_close_together_ask_for_one_stop() {
