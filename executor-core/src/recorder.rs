@@ -117,7 +117,7 @@ pub enum EventKind {
     Stopping,
     /// A task that was in flight when a sidecar died runs again. Values: position, attempt.
     RunAgain,
-    /// A worker looked at nothing for a while and served nothing. Values: ticks, those of them in which it was ready and had no
+    /// A worker looked at nothing for a while, served nothing, and had not yielded. Values: ticks, those of them in which it was ready and had no
     /// CPU, 1 if the kernel interfered at all.
     Gap,
     /// The clock of the stamps and CLOCK_MONOTONIC went apart. Values: nanoseconds of the first, of the second.

@@ -263,22 +263,20 @@ impl<L: Lane, M: Deref<Target = [AtomicU64]>> Turn<L, M> {
             Woken::InTime => Some(WorkerWord::Naps),
             Woken::Overslept => Some(WorkerWord::Overslept),
         };
-        if word.is_none() {
-            // Falling asleep takes a barrier of the kernel's: it is no gap, and no sleep for people either.
-            self.desk.notes.slept(&self.desk.meter, begun_at, self.desk.clock.now(), 0);
-        }
         if let Some(word) = word {
             let worker = self.desk.layout.worker(self.desk.worker as usize);
             let slept = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
             meter::add(&self.desk.meter, worker + word as usize, 1);
             meter::add(&self.desk.meter, worker + WorkerWord::AsleepNs as usize, slept);
-            let ended_by = match word {
-                WorkerWord::Wakes => 1,
-                WorkerWord::Overslept => 3,
-                _ => 0, // ten a second of a worker with nothing to do would leave nothing else in the recorder
-            };
-            self.desk.notes.slept(&self.desk.meter, begun_at, self.desk.clock.now(), ended_by);
         }
+        // Falling asleep alone takes a barrier of the kernel's, which is no gap either.
+        let ended_by = match woken {
+            Woken::Woken => 1,
+            Woken::Overslept => 3,
+            // Ten a second of a worker with nothing to do would leave nothing else in the recorder.
+            Woken::InTime | Woken::AtOnce => 0,
+        };
+        self.desk.notes.slept(&self.desk.meter, begun_at, self.desk.clock.now(), ended_by);
         self.has_slept = true;
         self.idle.slept();
     }

@@ -75,7 +75,8 @@ impl Watch {
     }
 
     /// How long the thread was ready to run and had no CPU since this was last asked, in nanoseconds, at least: what its waking
-    /// may have been is left out. 0 if the kernel interfered in another way (a signal, a stop) or does not tell. `None` if it was a restartable sequence of somebody else.
+    /// may have been is left out. 0 if the kernel interfered in another way (a signal, a stop) or does not tell. `None` if it
+    /// was a restartable sequence of somebody else.
     #[cold]
     pub(crate) fn look(&mut self) -> Option<u64> {
         let is_foreign = self.sentinel.is_replaced();
